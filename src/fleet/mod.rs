@@ -1,0 +1,34 @@
+//! The nodes as one: looking at them and acting on them. What is behind (in process, ssh, a simulator) is not seen here.
+
+pub mod local;
+
+use std::future::Future;
+
+use crate::model::live::Live;
+use crate::model::name::NodeName;
+use crate::model::outcome::Outcome;
+use crate::model::plan::Step;
+
+/// Looks at all nodes at once. Never fails: a node that cannot be seen is unseen, with the reason, within its deadline.
+pub trait Observe {
+    fn observe(&self) -> impl Future<Output = Live> + Send;
+}
+
+/// Takes one step on one node: test-and-set, one attempt, within its deadline.
+pub trait Execute: Sync {
+    fn perform(&self, step: &Step) -> impl Future<Output = Outcome> + Send;
+
+    /// Takes the right to act for this holder, on every node that can be reached.
+    ///
+    /// # Errors
+    /// Who holds it, if it is somebody else.
+    fn acquire(&self, holder: &str) -> impl Future<Output = Result<(), Held>> + Send;
+}
+
+/// Somebody else has the right to act.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("node {node} is being changed by {holder}")]
+pub struct Held {
+    pub node: NodeName,
+    pub holder: String,
+}

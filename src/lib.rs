@@ -1,0 +1,23 @@
+//! valkeeper: GitOps for Valkey on plain Linux hosts.
+//!
+//! The rooms of the house, and the one way data flows through them (ARCHITECTURE.md has the picture):
+//!
+//! - [`model`]: nouns; pure values that every other room speaks of
+//! - [`desired`]: intent; TOML text to [`model::desired::Desired`], or all that is wrong with it; pure
+//! - [`plan`]: decision; desired and live to a plan, and the plan to words; pure
+//! - [`apply`]: effect; the schedule on the controller, performing on a node
+//! - [`observe`]: looking at one node
+//! - [`host`]: primitives on one machine: files, processes, the server's socket
+//! - [`fleet`]: all nodes as one: looking and acting
+//! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
+//! - [`cli`]: what people type
+
+pub mod apply;
+pub mod cli;
+pub mod desired;
+pub mod fleet;
+pub mod host;
+pub mod model;
+pub mod observe;
+pub mod plan;
+pub mod reconcile;

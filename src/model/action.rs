@@ -1,0 +1,223 @@
+//! What can be done on a node: imperatives, each with what it expects to find and what it leaves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::acl::AclUser;
+use super::change::{Change, Half, Twin};
+use super::live::{Member, MemberFacts, NodeFacts, Server};
+use super::marker::{Marker, Stage};
+use super::name::{FleetName, InstanceName, TenantName, UserName};
+use super::password::PasswordHash;
+use super::plan::Subject;
+use super::record::FleetRecord;
+use super::spec::InstanceSpec;
+
+/// A user as it is wanted, with the real hashes, which only setting it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedUser {
+    pub user: Arc<AclUser>,
+    pub hashes: Arc<[PasswordHash]>,
+}
+
+/// The users of a member by name, without `default` and the operator, which every member has.
+pub type WantedUsers = BTreeMap<UserName, WantedUser>;
+
+/// One change on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Brings the node's copy of the fleet record up to date.
+    WriteRecord(Change<Option<FleetRecord>>),
+    CreateInstance(Box<Creation>),
+    /// Starts a server that is down, its files brought up to date first.
+    StartInstance(Box<Opening>),
+    /// Lets our operator user in again: stops the server, writes the ACL file, starts it.
+    ReopenInstance(Box<Opening>),
+    ChangeInstance(Box<SpecChange>),
+    SetUser(Box<UserChange>),
+    RemoveUser {
+        user: UserName,
+        before: Twin<Arc<AclUser>>,
+    },
+    /// Writes the users in memory, which are right, to the ACL file, which is not.
+    SaveUsers {
+        wrong: Vec<UserName>,
+        why: Option<String>,
+    },
+    /// Changes only what the marker says; no server is touched.
+    Mark(Change<Marker>),
+    DeleteInstance {
+        uid: String,
+    },
+    /// Removes data of a deleted member for good.
+    Purge {
+        uid: String,
+    },
+    /// Brings data of a deleted member back as a member that is down.
+    Restore {
+        uid: String,
+    },
+}
+
+/// A member to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creation {
+    pub fleet: FleetName,
+    pub uid: String,
+    pub tenant: Option<TenantName>,
+    pub protect: bool,
+    pub spec: InstanceSpec,
+    pub users: WantedUsers,
+}
+
+/// The files a server is to start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    pub before: InstanceSpec,
+    pub after: InstanceSpec,
+    /// The ACL file is written anew with these (others that it names are kept); nothing: it is right as it is.
+    pub users: Option<WantedUsers>,
+    /// Users to leave out of the new ACL file.
+    pub without: Vec<UserName>,
+}
+
+/// Other settings for a running server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecChange {
+    pub change: Change<Twin<InstanceSpec>>,
+    /// What the config file will declare; memory follows from it.
+    pub declared: InstanceSpec,
+    pub restart: bool,
+}
+
+/// Other rights or passwords for a user, or a new user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserChange {
+    pub user: UserName,
+    pub change: Change<Twin<Arc<AclUser>>>,
+    pub wanted: WantedUser,
+    /// Something is taken away: its connections are closed in the same transaction.
+    pub close: bool,
+}
+
+/// Where a node stands relative to an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// As the action expects to find it.
+    Before,
+    /// As the action leaves it.
+    After,
+    /// Neither: somebody else changed it since the plan was made.
+    Elsewhere,
+}
+
+fn standing(after: bool, before: bool) -> Standing {
+    match (after, before) {
+        (true, _) => Standing::After,
+        (false, true) => Standing::Before,
+        (false, false) => Standing::Elsewhere,
+    }
+}
+
+impl Action {
+    /// Test-and-set: is the node before this action, after it, or elsewhere?
+    pub fn standing(&self, subject: &Subject, node: &NodeFacts) -> Standing {
+        if let Self::WriteRecord(change) = self {
+            let fleet = change.after().as_ref().or(change.before().as_ref()).map(|record| &record.fleet);
+            let found = fleet.and_then(|fleet| node.records.get(fleet)).cloned();
+            return standing(found == *change.after(), found == *change.before());
+        }
+        let Subject::Instance(instance) = subject else { return Standing::Elsewhere };
+        match node.members.get(instance).map(|member| &**member) {
+            None => self.standing_without_member(instance, node),
+            Some(Member::Unmarked { .. }) => Standing::Elsewhere,
+            Some(Member::Marked(member)) => self.standing_of_member(member, node),
+        }
+    }
+
+    fn standing_without_member(&self, instance: &InstanceName, node: &NodeFacts) -> Standing {
+        let set_aside = |uid: &String| node.set_aside.iter().any(|kept| kept.uid == *uid && kept.instance == *instance);
+        match self {
+            Self::CreateInstance(creation) => {
+                let record = node.records.get(&creation.fleet);
+                let seat = record.and_then(|record| record.roster.get(instance));
+                standing(false, seat.is_some_and(|seat| seat.uid == creation.uid))
+            }
+            Self::DeleteInstance { .. } => Standing::After,
+            Self::Purge { uid } => standing(!set_aside(uid), true),
+            Self::Restore { uid } => standing(false, set_aside(uid)),
+            Self::WriteRecord(_)
+            | Self::StartInstance(_)
+            | Self::ReopenInstance(_)
+            | Self::ChangeInstance(_)
+            | Self::SetUser(_)
+            | Self::RemoveUser { .. }
+            | Self::SaveUsers { .. }
+            | Self::Mark(_) => Standing::Elsewhere,
+        }
+    }
+
+    fn standing_of_member(&self, member: &MemberFacts, node: &NodeFacts) -> Standing {
+        let twin = |user: &UserName| member.users.get(user).cloned().unwrap_or_default();
+        let up = matches!(member.server, Server::Up(_));
+        let down = matches!(member.server, Server::Down { .. });
+        match self {
+            // Answered by `standing`, before a member is looked for.
+            Self::WriteRecord(_) => Standing::Elsewhere,
+            Self::CreateInstance(creation) => {
+                let ours = member.marker.uid == creation.uid && member.marker.fleet == creation.fleet;
+                let begun = member.marker.stage == Stage::Provisioning;
+                standing(ours && up && !begun, ours && begun)
+            }
+            Self::StartInstance(opening) => {
+                let file = member.spec.disk.seen().cloned().unwrap_or_default();
+                standing(up && file == opening.after, down && file == opening.before)
+            }
+            Self::ReopenInstance(_) => standing(up, down || matches!(member.server, Server::Locked { .. })),
+            Self::ChangeInstance(spec) => standing(member.spec == *spec.change.after(), member.spec == *spec.change.before()),
+            Self::SetUser(user) => {
+                let found = twin(&user.user);
+                standing(found == *user.change.after(), found == *user.change.before())
+            }
+            Self::RemoveUser { user, before } => standing(twin(user) == Twin::default(), twin(user) == *before),
+            Self::SaveUsers { wrong, .. } => {
+                let same = |user: &UserName| halves_agree(&twin(user));
+                standing(member.acl_file_broken.is_none() && wrong.iter().all(same), up)
+            }
+            Self::Mark(change) => standing(member.marker == *change.after(), member.marker == *change.before()),
+            Self::DeleteInstance { uid } => standing(false, member.marker.uid == *uid),
+            Self::Purge { uid } => {
+                let kept = node.set_aside.iter().any(|kept| kept.uid == *uid);
+                standing(!kept, true)
+            }
+            Self::Restore { uid } => standing(member.marker.uid == *uid, false),
+        }
+    }
+
+    /// A short name for logs and JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::WriteRecord(_) => "write-record",
+            Self::CreateInstance(_) => "create-instance",
+            Self::StartInstance(_) => "start-instance",
+            Self::ReopenInstance(_) => "reopen-instance",
+            Self::ChangeInstance(change) if change.restart => "change-instance-restart",
+            Self::ChangeInstance(_) => "change-instance",
+            Self::SetUser(_) => "set-user",
+            Self::RemoveUser { .. } => "remove-user",
+            Self::SaveUsers { .. } => "save-users",
+            Self::Mark(_) => "mark",
+            Self::DeleteInstance { .. } => "delete-instance",
+            Self::Purge { .. } => "purge",
+            Self::Restore { .. } => "restore",
+        }
+    }
+}
+
+fn halves_agree<T: PartialEq>(twin: &Twin<T>) -> bool {
+    match (&twin.disk, &twin.memory) {
+        (Half::Seen(disk), Half::Seen(memory)) => disk == memory,
+        (Half::Absent, Half::Absent) => true,
+        (Half::Seen(_) | Half::Absent | Half::Unseen { .. }, _) => false,
+    }
+}

@@ -1,0 +1,138 @@
+//! What the state repository says, checked: every name refers to something, every value is well formed.
+//!
+//! What only a node's own server can judge (which settings, commands and categories exist) is still in the words that
+//! were written, each with its place, so that the plan can refuse it there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::name::{FleetName, InstanceName, NodeName, SettingName, ShardName, TenantName, UserName};
+use super::password::PasswordHash;
+
+/// A place in the source: a file by its position in the list of files, and a range of bytes in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Origin {
+    pub file: u32,
+    pub start: u32,
+    pub end: u32,
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone)]
+pub struct Located<T> {
+    pub value: T,
+    pub at: Origin,
+}
+
+/// The whole of what is wanted.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    pub fleet: FleetName,
+    /// Which text this is: a digest of the declared state, or (from git) the commit.
+    pub revision: String,
+    pub guard: Guard,
+    pub nodes: BTreeMap<NodeName, DesiredNode>,
+    pub shards: BTreeMap<ShardName, Shard>,
+    pub tenants: BTreeSet<TenantName>,
+    pub instances: BTreeMap<InstanceName, DesiredInstance>,
+}
+
+/// The brakes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Delete an instance whose block vanished.
+    pub prune: bool,
+    /// How many instances one revision may delete without an approval.
+    pub max_deletes: u32,
+    /// How many members may restart at once.
+    pub max_restarts: u32,
+    /// How long data of a deleted member is kept.
+    pub retain_deleted: Duration,
+    pub undeclared_users: UndeclaredUsers,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            prune: false,
+            max_deletes: 1,
+            max_restarts: 1,
+            retain_deleted: Duration::from_secs(7 * 24 * 60 * 60),
+            undeclared_users: UndeclaredUsers::Keep,
+        }
+    }
+}
+
+/// What happens to users that nobody declared and valkeeper did not create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndeclaredUsers {
+    Keep,
+    Remove,
+}
+
+#[derive(Debug, Clone)]
+pub struct DesiredNode {
+    pub at: Origin,
+    pub reach: Reach,
+    /// Where other nodes and clients reach its instances; they bind loopback and this.
+    pub address: Option<std::net::IpAddr>,
+}
+
+/// How a node is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// A folder on this machine, as written.
+    Local(String),
+    /// A destination that ssh_config understands.
+    Ssh(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct Shard {
+    pub at: Origin,
+    /// The first is the primary of a new instance.
+    pub nodes: Vec<NodeName>,
+    pub ports: std::ops::RangeInclusive<u16>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DesiredInstance {
+    pub at: Origin,
+    pub tenant: Option<TenantName>,
+    pub shard: ShardName,
+    pub ensure: Ensure,
+    pub protect: bool,
+    pub port: Option<u16>,
+    /// As written, `[defaults]` and valkeeper's own defaults merged in; without `port` and `bind`.
+    pub settings: BTreeMap<SettingName, Located<String>>,
+    pub users: BTreeMap<UserName, DesiredUser>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensure {
+    Present,
+    Absent,
+}
+
+#[derive(Debug, Clone)]
+pub struct DesiredUser {
+    pub at: Origin,
+    pub enabled: bool,
+    pub passwords: Vec<PasswordHash>,
+    pub root: DesiredSelector,
+    pub selectors: Vec<DesiredSelector>,
+}
+
+/// The words of a user's root permissions, or of one selector.
+#[derive(Debug, Clone)]
+pub struct DesiredSelector {
+    /// In order; order has meaning.
+    pub privileges: Vec<Located<String>>,
+    /// In the server's form (`~x`, `%R~x`).
+    pub keys: Vec<String>,
+    pub channels: Vec<String>,
+}
+
+/// The settings that valkeeper gives an instance unless told otherwise (design section 2). `maxmemory` in bytes: 64 MiB.
+pub const BASE_SETTINGS: &[(&str, &str)] =
+    &[("appendonly", "yes"), ("maxmemory", "67108864"), ("maxmemory-policy", "allkeys-lru")];

@@ -1,0 +1,395 @@
+//! The single effects that an action consists of, in order, and what each does to the facts.
+//!
+//! The node performs them one by one; the plan and the simulator carry the facts forward with the same list. A process
+//! that dies between any two of them leaves facts from which planning again finds the rest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::action::{Action, Creation, Opening, SpecChange, WantedUsers};
+use super::binary::BinaryFacts;
+use super::change::{Half, Twin};
+use super::live::{Connections, DataFacts, Folder, Member, MemberFacts, NodeFacts, Running, Server, SetAside};
+use super::marker::{Applied, Marker, Stage, digest};
+use super::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
+use super::password::Fingerprint;
+use super::plan::Subject;
+use super::record::FleetRecord;
+use super::setting::Settings;
+use super::spec::InstanceSpec;
+use super::{acl::AclUser, operator};
+
+/// The smallest thing that happens on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    WriteRecord(FleetRecord),
+    /// A new marker, with a new operator password.
+    MakeMarker(Box<Creation>),
+    WriteMarker(Box<Marker>),
+    /// Starts a throwaway server of the node's own binary with these settings, away from the data: a config that the
+    /// server refuses never reaches the instance.
+    Prove(InstanceSpec),
+    MakeFolder,
+    /// Writes the ACL file of a server that is not running. `without`: users that are left out; others are kept.
+    WriteUsers {
+        users: WantedUsers,
+        without: Vec<UserName>,
+    },
+    WriteConfig(InstanceSpec),
+    Start,
+    Stop,
+    ConfigSet(Settings),
+    /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
+    AwaitAof,
+    /// Makes a `dump.rdb` before the AOF is switched off.
+    Snapshot,
+    SetUser {
+        user: UserName,
+        to: Arc<AclUser>,
+        words: UserWords,
+        close: bool,
+    },
+    DropUser(UserName),
+    SaveUsers,
+    /// Moves data, config and marker of a stopped member to where deleted data is kept.
+    SetAside,
+    Purge {
+        uid: String,
+    },
+    BringBack {
+        uid: String,
+    },
+}
+
+/// Where the words of a `SETUSER` come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserWords {
+    Given(super::action::WantedUser),
+    /// The operator: only the node knows its password.
+    Operator,
+}
+
+/// The effects of an action, from the facts as they are now. Empty where the node stands elsewhere.
+pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &BinaryFacts) -> Vec<Effect> {
+    let member = match subject {
+        Subject::Fleet => None,
+        Subject::Instance(instance) => node.member(instance),
+    };
+    let Some(member) = member else {
+        return effects_without_member(action);
+    };
+    match action {
+        Action::WriteRecord(change) => change.after().clone().map(Effect::WriteRecord).into_iter().collect(),
+        Action::CreateInstance(creation) => create(creation, Some(member)),
+        Action::StartInstance(opening) => open(opening, member, false),
+        Action::ReopenInstance(opening) => open(opening, member, true),
+        Action::ChangeInstance(change) => change_spec(change, member, binary),
+        Action::SetUser(change) => {
+            let to = change.wanted.user.clone();
+            let internal = matches!(change.user.as_str(), OPERATOR_USER | DEFAULT_USER);
+            let words =
+                if change.user.as_str() == OPERATOR_USER { UserWords::Operator } else { UserWords::Given(change.wanted.clone()) };
+            let mut marker = member.marker.clone();
+            if !internal {
+                marker.applied.users.insert(change.user.clone(), digest(&to));
+            }
+            let set = Effect::SetUser { user: change.user.clone(), to, words, close: change.close };
+            mark(member, marker).into_iter().chain([set, Effect::SaveUsers]).collect()
+        }
+        Action::RemoveUser { user, before: _ } => {
+            let mut marker = member.marker.clone();
+            marker.applied.users.remove(user);
+            [Effect::DropUser(user.clone()), Effect::SaveUsers].into_iter().chain(mark(member, marker)).collect()
+        }
+        Action::SaveUsers { .. } => vec![Effect::SaveUsers],
+        Action::Mark(change) => vec![Effect::WriteMarker(Box::new(change.after().clone()))],
+        Action::DeleteInstance { .. } => {
+            let marker = Marker { stage: Stage::Deleting, ..member.marker.clone() };
+            mark(member, marker).into_iter().chain([Effect::Stop, Effect::SetAside]).collect()
+        }
+        Action::Purge { uid } => vec![Effect::Purge { uid: uid.clone() }],
+        Action::Restore { .. } => Vec::new(),
+    }
+}
+
+fn effects_without_member(action: &Action) -> Vec<Effect> {
+    match action {
+        Action::WriteRecord(change) => change.after().clone().map(Effect::WriteRecord).into_iter().collect(),
+        Action::CreateInstance(creation) => create(creation, None),
+        Action::Purge { uid } => vec![Effect::Purge { uid: uid.clone() }],
+        Action::Restore { uid } => vec![Effect::BringBack { uid: uid.clone() }],
+        Action::StartInstance(_)
+        | Action::ReopenInstance(_)
+        | Action::ChangeInstance(_)
+        | Action::SetUser(_)
+        | Action::RemoveUser { .. }
+        | Action::SaveUsers { .. }
+        | Action::Mark(_)
+        | Action::DeleteInstance { .. } => Vec::new(),
+    }
+}
+
+fn mark(member: &MemberFacts, marker: Marker) -> Option<Effect> {
+    (member.marker != marker).then(|| Effect::WriteMarker(Box::new(marker)))
+}
+
+/// The marker names everything first, so that whatever a crash leaves is known to be ours.
+fn create(creation: &Creation, begun: Option<&MemberFacts>) -> Vec<Effect> {
+    let mut effects = vec![Effect::Prove(creation.spec.clone())];
+    match begun {
+        None => effects.push(Effect::MakeMarker(Box::new(creation.clone()))),
+        Some(member) => {
+            let marker = Marker { applied: applied(creation), stage: Stage::Provisioning, ..member.marker.clone() };
+            effects.extend(mark(member, marker));
+            effects.push(Effect::Stop);
+        }
+    }
+    effects.extend([
+        Effect::MakeFolder,
+        Effect::WriteUsers { users: creation.users.clone(), without: Vec::new() },
+        Effect::WriteConfig(creation.spec.clone()),
+        Effect::Start,
+    ]);
+    effects
+}
+
+/// What a creation asks for, as the marker remembers it.
+pub fn applied(creation: &Creation) -> Applied {
+    let users = creation.users.iter().map(|(name, wanted)| (name.clone(), digest(&wanted.user))).collect();
+    Applied { settings: creation.spec.settings.clone(), users }
+}
+
+fn open(opening: &Opening, member: &MemberFacts, running: bool) -> Vec<Effect> {
+    let mut marker = member.marker.clone();
+    marker.applied.settings.clone_from(&opening.after.settings);
+    if let Some(users) = &opening.users {
+        marker.applied.users = users.iter().map(|(name, wanted)| (name.clone(), digest(&wanted.user))).collect();
+    }
+    if marker.stage == Stage::Deleting {
+        marker.stage = Stage::Active;
+    }
+    let mut effects = vec![Effect::Prove(opening.after.clone())];
+    effects.extend(mark(member, marker));
+    if running {
+        effects.push(Effect::Stop);
+    }
+    if let Some(users) = &opening.users {
+        effects.push(Effect::WriteUsers { users: users.clone(), without: opening.without.clone() });
+    }
+    if opening.before != opening.after {
+        effects.push(Effect::WriteConfig(opening.after.clone()));
+    }
+    effects.push(Effect::Start);
+    effects
+}
+
+/// File first, then memory, except for the AOF: a file that says `appendonly yes` before the first rewrite has ended, or
+/// `no` while the newest data is in the AOF only, loses data at the next start (facts D).
+fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
+    let declared = &change.declared;
+    let mut marker = member.marker.clone();
+    marker.applied.settings.clone_from(&declared.settings);
+    let mut effects = vec![Effect::Prove(declared.clone())];
+    effects.extend(mark(member, marker));
+
+    let before = member.spec.memory.seen().cloned().unwrap_or_default();
+    let live = to_set(&before, declared, binary);
+    let set = (!live.is_empty()).then_some(Effect::ConfigSet(live));
+    let write = (member.spec.disk.seen() != Some(declared)).then(|| Effect::WriteConfig(declared.clone()));
+    match (before.aof(), declared.aof()) {
+        (false, true) => {
+            effects.extend(set);
+            effects.push(Effect::AwaitAof);
+            effects.extend(write);
+        }
+        (true, false) => {
+            effects.push(Effect::Snapshot);
+            effects.extend(write);
+            effects.extend(set);
+        }
+        (true, true) if write.is_some() => {
+            // The AOF may have been switched on a moment ago, by us before a crash or by hand.
+            effects.push(Effect::AwaitAof);
+            effects.extend(write);
+            effects.extend(set);
+        }
+        (true, true) | (false, false) => {
+            effects.extend(write);
+            effects.extend(set);
+        }
+    }
+    if change.restart {
+        effects.extend([Effect::Stop, Effect::Start]);
+    }
+    effects
+}
+
+/// What `CONFIG SET` has to set so that memory follows the declared settings: values, or defaults where one was removed.
+pub fn to_set(memory: &InstanceSpec, declared: &InstanceSpec, binary: &BinaryFacts) -> Settings {
+    let wanted = binary.without_defaults(&declared.settings);
+    let removed = memory.settings.keys().filter(|name| !wanted.contains_key(*name));
+    let defaults = removed.filter_map(|name| Some((name.clone(), binary.default_of(name)?.to_owned())));
+    let changed = wanted.iter().filter(|(name, value)| memory.settings.get(*name) != Some(*value));
+    let all = changed.map(|(name, value)| (name.clone(), value.clone())).chain(defaults);
+    all.filter(|(name, _)| binary.settings.get(name).is_some_and(|facts| facts.runtime)).collect()
+}
+
+/// Carries the facts of a node over one effect.
+pub fn happen(node: &mut NodeFacts, subject: &Subject, effect: &Effect, binary: &BinaryFacts) {
+    if let Effect::WriteRecord(record) = effect {
+        node.records.insert(record.fleet.clone(), record.clone());
+    }
+    if let Subject::Instance(instance) = subject {
+        happen_to(node, instance, effect, binary);
+    }
+}
+
+fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, binary: &BinaryFacts) {
+    match effect {
+        Effect::MakeMarker(creation) => {
+            let member = MemberFacts::begun(creation, node);
+            node.members.insert(instance.clone(), Arc::new(Member::Marked(member)));
+        }
+        Effect::SetAside => set_aside(node, instance),
+        Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
+        Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
+        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::Snapshot | Effect::AwaitAof => {}
+        Effect::WriteMarker(_)
+        | Effect::MakeFolder
+        | Effect::WriteUsers { .. }
+        | Effect::WriteConfig(_)
+        | Effect::Start
+        | Effect::Stop
+        | Effect::ConfigSet(_)
+        | Effect::SetUser { .. }
+        | Effect::DropUser(_)
+        | Effect::SaveUsers => {
+            let port = match node.members.get_mut(instance).map(Arc::make_mut) {
+                Some(Member::Marked(member)) => {
+                    member.happen(effect, binary);
+                    matches!(effect, Effect::Start).then(|| member.spec.disk.seen().and_then(InstanceSpec::port)).flatten()
+                }
+                Some(Member::Unmarked { .. }) | None => None,
+            };
+            node.ports_in_use.extend(port);
+        }
+    }
+}
+
+fn set_aside(node: &mut NodeFacts, instance: &InstanceName) {
+    let Some(member) = node.member(instance) else { return };
+    let kept = SetAside {
+        instance: instance.clone(),
+        fleet: member.marker.fleet.clone(),
+        uid: member.marker.uid.clone(),
+        deleted_at: node.observed_at,
+        bytes: 0,
+    };
+    if let Some(port) = member.spec.disk.seen().and_then(InstanceSpec::port) {
+        node.ports_in_use.remove(&port);
+    }
+    node.set_aside.push(kept);
+    node.members.remove(instance);
+}
+
+impl MemberFacts {
+    fn begun(creation: &Creation, node: &NodeFacts) -> Self {
+        let marker = Marker {
+            fleet: creation.fleet.clone(),
+            uid: creation.uid.clone(),
+            machine: node.machine.clone(),
+            created: node.observed_at,
+            stage: Stage::Provisioning,
+            tenant: creation.tenant.clone(),
+            protect: creation.protect,
+            operator: Fingerprint::of(creation.uid.as_bytes()),
+            applied: applied(creation),
+        };
+        Self {
+            marker,
+            server: Server::Down { why: None },
+            data: DataFacts { folder: Folder::Missing, aof: false, rdb: false },
+            spec: Twin::default(),
+            users: BTreeMap::new(),
+            acl_file_broken: None,
+        }
+    }
+
+    fn happen(&mut self, effect: &Effect, binary: &BinaryFacts) {
+        match effect {
+            Effect::WriteMarker(marker) => self.marker = (**marker).clone(),
+            Effect::MakeFolder => self.data.folder = Folder::Present,
+            Effect::WriteUsers { users, without } => self.write_users(users, without),
+            Effect::WriteConfig(spec) => self.spec.disk = Half::Seen(spec.clone()),
+            Effect::Start => self.start(binary),
+            Effect::Stop => self.stop(),
+            Effect::ConfigSet(values) => self.config_set(values, binary),
+            Effect::SetUser { user, to, .. } => {
+                self.users.entry(user.clone()).or_default().memory = Half::Seen(to.clone());
+            }
+            Effect::DropUser(user) => self.users.entry(user.clone()).or_default().memory = Half::Absent,
+            Effect::SaveUsers => {
+                self.users.values_mut().for_each(|twin| twin.disk = twin.memory.clone());
+                self.users.retain(|_, twin| *twin != Twin::default());
+                self.acl_file_broken = None;
+            }
+            Effect::WriteRecord(_)
+            | Effect::MakeMarker(_)
+            | Effect::Prove(_)
+            | Effect::AwaitAof
+            | Effect::Snapshot
+            | Effect::SetAside
+            | Effect::Purge { .. }
+            | Effect::BringBack { .. } => {}
+        }
+    }
+
+    fn write_users(&mut self, users: &WantedUsers, without: &[UserName]) {
+        let fixed = [(DEFAULT_USER, AclUser::closed()), (OPERATOR_USER, operator::user(self.marker.operator, None))];
+        let fixed = fixed.into_iter().filter_map(|(name, user)| Some((UserName::new(name).ok()?, Arc::new(user))));
+        let given = users.iter().map(|(name, wanted)| (name.clone(), wanted.user.clone()));
+        for (name, user) in fixed.chain(given) {
+            self.users.entry(name).or_default().disk = Half::Seen(user);
+        }
+        for name in without {
+            self.users.entry(name.clone()).or_default().disk = Half::Absent;
+        }
+        self.users.retain(|_, twin| *twin != Twin::default());
+        self.acl_file_broken = None;
+    }
+
+    fn start(&mut self, binary: &BinaryFacts) {
+        self.users.values_mut().for_each(|twin| twin.memory = twin.disk.clone());
+        let declared = self.spec.disk.seen().cloned().unwrap_or_default();
+        self.spec.memory = Half::Seen(InstanceSpec::new(binary.without_defaults(&declared.settings)));
+        self.data.aof |= declared.aof();
+        if self.marker.stage == Stage::Provisioning {
+            self.marker.stage = Stage::Active;
+        }
+        self.server = Server::Up(Running {
+            pid: 0,
+            version: binary.version.clone(),
+            loading: false,
+            replica: false,
+            used_memory_bytes: 0,
+            aof_rewriting: false,
+            connections: Connections::default(),
+        });
+    }
+
+    fn stop(&mut self) {
+        self.users.values_mut().for_each(|twin| twin.memory = Half::Absent);
+        self.users.retain(|_, twin| *twin != Twin::default());
+        self.spec.memory = Half::Absent;
+        self.server = Server::Down { why: None };
+    }
+
+    fn config_set(&mut self, values: &Settings, binary: &BinaryFacts) {
+        if let Half::Seen(spec) = &mut self.spec.memory {
+            let mut all = spec.settings.clone();
+            all.extend(values.clone());
+            spec.settings = binary.without_defaults(&all);
+            self.data.aof |= spec.aof();
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the nodes show: facts, each with "could not be seen" kept apart from "is not there".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::acl::AclUser;
+use super::binary::BinaryFacts;
+use super::change::Twin;
+use super::marker::Marker;
+use super::name::{FleetName, InstanceName, NodeName, UserName};
+use super::record::FleetRecord;
+use super::spec::InstanceSpec;
+
+/// Seen, or the reason why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Observed<T> {
+    Unseen { unseen: String },
+    Seen(T),
+}
+
+/// What all nodes show at one look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Live {
+    pub nodes: BTreeMap<NodeName, Observed<NodeFacts>>,
+    /// The binaries found on the nodes, by id.
+    #[serde(default)]
+    pub binaries: BTreeMap<BinaryId, Arc<BinaryFacts>>,
+}
+
+impl Live {
+    /// The facts of a node that was seen, with its binary.
+    pub fn seen(&self, node: &NodeName) -> Option<(&NodeFacts, &BinaryFacts)> {
+        match self.nodes.get(node)? {
+            Observed::Seen(facts) => Some((facts, self.binaries.get(&facts.binary)?)),
+            Observed::Unseen { .. } => None,
+        }
+    }
+
+    /// All nodes that were seen, in the order of their names.
+    pub fn seen_nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeFacts)> {
+        self.nodes.iter().filter_map(|(name, node)| match node {
+            Observed::Seen(facts) => Some((name, facts)),
+            Observed::Unseen { .. } => None,
+        })
+    }
+}
+
+/// Which build of valkey-server: its version and a fingerprint of the file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BinaryId(pub String);
+
+/// What one node shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// The node's own clock; ages are differences to it.
+    pub observed_at: Timestamp,
+    /// Which machine (and, for a local node, which folder) this is; markers carry it.
+    pub machine: String,
+    pub binary: BinaryId,
+    #[serde(default)]
+    pub members: BTreeMap<InstanceName, Arc<Member>>,
+    #[serde(default)]
+    pub records: BTreeMap<FleetName, FleetRecord>,
+    #[serde(default)]
+    pub set_aside: Vec<SetAside>,
+    /// TCP ports on which anything listens, ours included.
+    #[serde(default)]
+    pub ports_in_use: BTreeSet<u16>,
+}
+
+impl NodeFacts {
+    /// The facts of a member that carries a marker, whoever's.
+    pub fn member(&self, name: &InstanceName) -> Option<&MemberFacts> {
+        match &**self.members.get(name)? {
+            Member::Marked(facts) => Some(facts),
+            Member::Unmarked { .. } => None,
+        }
+    }
+}
+
+/// What stands on a node under an instance's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "it is always behind an Arc")]
+pub enum Member {
+    /// Files that valkeeper did not make, or whose marker cannot be read: never touched.
+    Unmarked {
+        unmarked: String,
+    },
+    Marked(MemberFacts),
+}
+
+/// One `valkey-server` process of an instance, its files and its users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFacts {
+    pub marker: Marker,
+    pub server: Server,
+    pub data: DataFacts,
+    pub spec: Twin<InstanceSpec>,
+    /// Every user found, `default` and the operator included.
+    #[serde(default)]
+    pub users: BTreeMap<UserName, Twin<Arc<AclUser>>>,
+    /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl_file_broken: Option<String>,
+}
+
+/// The process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Server {
+    Down {
+        /// The last words of its log, if it ended by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    Up(Running),
+    /// It runs and answers, but not to our operator user.
+    Locked {
+        pid: u32,
+        why: String,
+    },
+    /// It runs, but did not answer in time.
+    Silent {
+        pid: u32,
+        why: String,
+    },
+}
+
+/// A server that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    pub pid: u32,
+    pub version: String,
+    /// Still reading its data: it answers INFO only.
+    pub loading: bool,
+    /// It follows another server.
+    pub replica: bool,
+    pub used_memory_bytes: u64,
+    /// An AOF rewrite runs or is due.
+    pub aof_rewriting: bool,
+    pub connections: Connections,
+}
+
+/// The client connections, our own left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Connections {
+    pub total: u64,
+    /// Not asked for when there are very many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_user: Option<BTreeMap<String, u64>>,
+}
+
+/// What is in the data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFacts {
+    pub folder: Folder,
+    /// An AOF manifest is there: a server with `appendonly yes` loads it, and starts empty without (facts D).
+    pub aof: bool,
+    /// A `dump.rdb` is there.
+    pub rdb: bool,
+}
+
+/// The data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Folder {
+    Present,
+    Missing,
+    /// A folder is there, but the running server works in another one that was removed.
+    Replaced,
+}
+
+/// Data of a deleted member, kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    pub instance: InstanceName,
+    pub fleet: FleetName,
+    pub uid: String,
+    pub deleted_at: Timestamp,
+    pub bytes: u64,
+}

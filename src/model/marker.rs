@@ -1,0 +1,65 @@
+//! What a member carries to say whose it is, and what was last asked of it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::acl::AclUser;
+use super::name::{FleetName, InstanceName, TenantName, UserName};
+use super::password::{Fingerprint, Secret};
+use super::setting::Settings;
+
+/// The marker of a member, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    pub fleet: FleetName,
+    /// Which incarnation of the name this is.
+    pub uid: String,
+    pub machine: String,
+    pub created: Timestamp,
+    pub stage: Stage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
+    /// Refuses deletion, also when the block is gone from the TOML.
+    pub protect: bool,
+    /// Of the operator's password.
+    pub operator: Fingerprint,
+    #[serde(default)]
+    pub applied: Applied,
+}
+
+/// How far the member's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Being created: its server has never run.
+    Provisioning,
+    Active,
+    Deleting,
+}
+
+/// What the state repository last asked for. Where live differs from it, somebody else changed it: that is drift; where
+/// desired differs from it, the change was requested. It also says which users we made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Applied {
+    #[serde(default)]
+    pub settings: Settings,
+    #[serde(default)]
+    pub users: BTreeMap<UserName, Fingerprint>,
+}
+
+/// The digest under which a user stands in [`Applied`].
+pub fn digest(user: &AclUser) -> Fingerprint {
+    Fingerprint::of(user.to_string().as_bytes())
+}
+
+/// The marker as it is on disk, mode 0600.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MarkerFile {
+    pub instance: InstanceName,
+    /// The operator's password: it never leaves the node.
+    pub operator_password: Secret,
+    #[serde(flatten)]
+    pub marker: Marker,
+}

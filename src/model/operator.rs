@@ -1,0 +1,35 @@
+//! The operator: the user as which valkeeper itself logs in, over the unix socket.
+
+use super::acl::{AclNames, AclUser};
+use super::password::Fingerprint;
+
+/// The least rights that every action needs (a test takes each away and sees an action fail): no key, no channel.
+///
+/// `acl|setuser` lets it grant anything, so its password is as good as root on the instance; it stays in the marker,
+/// mode 0600, and the socket is closed to others.
+pub const RIGHTS: &[&str] = &[
+    "+info",
+    "+config|get",
+    "+config|set",
+    "+acl|list",
+    "+acl|setuser",
+    "+acl|deluser",
+    "+acl|save",
+    "+client|list",
+    "+client|kill",
+    "+bgsave",
+    "+multi",
+    "+exec",
+];
+
+/// The operator as a server shows it; `names` only if a server must judge the words (they are the same on every version).
+pub fn user(password: Fingerprint, names: Option<&AclNames>) -> AclUser {
+    let mut user = AclUser::closed();
+    user.enabled = true;
+    user.add_password(password);
+    for word in RIGHTS {
+        // A server that lacks one of these commands has an operator without it, and the action that needs it says so.
+        let _unknown_on_this_server = user.root.apply(word, names);
+    }
+    user
+}

@@ -1,0 +1,198 @@
+//! The plan as a value: the steps to take now, what is held back and why, and what would be refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::action::Action;
+use super::desired::Origin;
+use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
+
+/// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    Fleet,
+    Instance(InstanceName),
+}
+
+/// What is to be done, and what cannot be done now.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub fleet: FleetName,
+    pub revision: String,
+    /// In the order of their subjects; the steps of one subject in the order they are taken.
+    pub steps: Vec<Step>,
+    pub held: Vec<Held>,
+    /// Declarations that the nodes' own servers would refuse. Their instances are held as well.
+    pub refused: Vec<Refusal>,
+    pub unseen: BTreeMap<NodeName, String>,
+    pub notes: Vec<Note>,
+}
+
+/// One action on one node, with why and at what cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub subject: Subject,
+    pub node: NodeName,
+    pub action: Action,
+    pub cause: Cause,
+    /// Settings of this step that somebody else changed, in a step that has other causes too.
+    pub drifted: BTreeSet<SettingName>,
+    pub costs: Vec<Cost>,
+}
+
+/// Why a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The state repository asks for it.
+    Requested,
+    /// Somebody or something else changed what was applied.
+    Drift,
+    /// valkeeper's own memory on the nodes; no server is touched.
+    Bookkeeping,
+}
+
+/// What a step costs those who use the instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cost {
+    /// Every connection is dropped and the data is loaded again.
+    Restart { connections: u64, memory_bytes: u64 },
+    /// Connections of one user are closed. `at_most`: the exact number was not asked for.
+    Closes { user: UserName, connections: u64, at_most: bool },
+    /// A full `BGSAVE` or AOF rewrite.
+    Rewrite { memory_bytes: u64 },
+    /// Data is removed for good.
+    DataGone { bytes: u64 },
+}
+
+/// Something that is wanted and not done, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub instance: InstanceName,
+    /// What is held, as an imperative: `delete`, `restart for io-threads`, `create`.
+    pub what: String,
+    pub reason: HeldReason,
+}
+
+/// Why something is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeldReason {
+    NodeUnseen {
+        node: NodeName,
+        why: String,
+    },
+    NotAnswering {
+        node: NodeName,
+        why: String,
+    },
+    /// Files or a server on the node that are not this fleet's.
+    NotOurs {
+        node: NodeName,
+        why: String,
+    },
+    /// As many restarts as allowed are under way.
+    Budget {
+        max_restarts: u32,
+        behind: InstanceName,
+    },
+    /// The revision deletes more than it may.
+    Approval {
+        revision: String,
+        deletes: usize,
+        max_deletes: u32,
+    },
+    Protected,
+    /// Its block is gone from the state repository and `prune` is off.
+    Vanished,
+    /// Starting the server would bring it up without its data.
+    DataGone {
+        why: String,
+    },
+    /// Nothing is on disk, so a restart would empty it.
+    RestartLosesData {
+        revision: String,
+    },
+    PortTaken {
+        node: NodeName,
+        port: u16,
+    },
+    NoPortFree {
+        ports: std::ops::RangeInclusive<u16>,
+    },
+    /// The node's own server would refuse the declaration; see `refused`.
+    Refused,
+    Loading {
+        node: NodeName,
+    },
+    /// The roster places it where it cannot be seen, or on a node that is not declared.
+    PlacedElsewhere {
+        nodes: Vec<NodeName>,
+    },
+    /// This release cannot do it.
+    NotOffered {
+        what: &'static str,
+    },
+}
+
+impl HeldReason {
+    /// A stable word for JSON and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeUnseen { .. } => "node-unseen",
+            Self::NotAnswering { .. } => "not-answering",
+            Self::NotOurs { .. } => "not-ours",
+            Self::Budget { .. } => "budget",
+            Self::Approval { .. } => "approval",
+            Self::Protected => "protected",
+            Self::Vanished => "vanished",
+            Self::DataGone { .. } => "data-gone",
+            Self::RestartLosesData { .. } => "restart-loses-data",
+            Self::PortTaken { .. } => "port-taken",
+            Self::NoPortFree { .. } => "no-port-free",
+            Self::Refused => "refused",
+            Self::Loading { .. } => "loading",
+            Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::NotOffered { .. } => "not-offered",
+        }
+    }
+
+    /// Is it a brake that a person set, so that the fleet counts as settled all the same?
+    pub fn is_guard(&self) -> bool {
+        match self {
+            Self::Approval { .. } | Self::Protected | Self::Vanished | Self::RestartLosesData { .. } => true,
+            Self::NodeUnseen { .. }
+            | Self::NotAnswering { .. }
+            | Self::NotOurs { .. }
+            | Self::Budget { .. }
+            | Self::DataGone { .. }
+            | Self::PortTaken { .. }
+            | Self::NoPortFree { .. }
+            | Self::Refused
+            | Self::Loading { .. }
+            | Self::PlacedElsewhere { .. }
+            | Self::NotOffered { .. } => false,
+        }
+    }
+}
+
+/// A declaration that a node's own server would refuse, at its place in the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub at: Origin,
+    pub problem: String,
+    pub cure: String,
+}
+
+/// Something a reader should know that changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Note {
+    /// A user nobody declared and we did not create; kept because the guard says so.
+    UndeclaredUser { instance: InstanceName, user: UserName },
+    /// Data of a deleted instance of this name is still kept.
+    SetAside { instance: InstanceName, uid: String },
+}
+
+impl Plan {
+    /// Nothing to do and nothing held but by a guard that a person set.
+    pub fn is_settled(&self) -> bool {
+        self.steps.is_empty() && self.unseen.is_empty() && self.held.iter().all(|held| held.reason.is_guard())
+    }
+}
