@@ -1,1 +1,160 @@
+//! Look, then act: the one path of `plan`, `apply` and the daemon.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::apply::schedule::{self, Event, Pace, Report};
+use crate::fleet::{Execute, Observe};
+use crate::model::action::Action;
+use crate::model::desired::Desired;
+use crate::model::live::Live;
+use crate::model::outcome::Outcome;
+use crate::model::plan::{Cause, HeldReason, Plan, Step, Subject};
+use crate::plan::{plan, show};
+
+/// What the nodes show, and what is to be done.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub live: Live,
+    pub plan: Plan,
+}
+
+/// Observes all nodes and plans.
+pub async fn look(desired: &Desired, fleet: &impl Observe) -> Look {
+    let live = fleet.observe().await;
+    let plan = plan(desired, &live);
+    Look { live, plan }
+}
+
+/// What a saved plan allows: its steps, and those foreseen to follow.
+#[derive(Debug, Clone, Default)]
+pub struct Authority {
+    steps: Vec<Value>,
+}
+
+impl Authority {
+    /// From the identities ([`show::identity`]) of all steps of a saved plan.
+    pub fn new(steps: &[Value]) -> Self {
+        Self { steps: steps.iter().map(without_before).collect() }
+    }
+
+    /// valkeeper's own notes touch no server, so they need no authority.
+    fn allows(&self, step: &Step) -> bool {
+        step.cause == Cause::Bookkeeping || self.steps.contains(&without_before(&show::identity(step)))
+    }
+}
+
+/// What was foreseen of a later step is what it leaves; what it finds then has its ages and numbers filled in.
+fn without_before(identity: &Value) -> Value {
+    let mut identity = identity.clone();
+    if let Some(change) = identity.get_mut("change").and_then(Value::as_object_mut) {
+        change.remove("before");
+    }
+    identity
+}
+
+/// How an apply ended.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// What the nodes showed at the last look.
+    pub look: Look,
+    pub done: Vec<Step>,
+    /// Instances (and the fleet) that did not come to their end, with the step and its outcome.
+    pub failed: BTreeMap<Subject, (Step, Outcome)>,
+    /// A step came up that the saved plan does not allow.
+    pub beyond: Option<Step>,
+    /// Stopped on request, with steps left.
+    pub interrupted: bool,
+}
+
+/// How long servers that load their data, or unfinished rewrites, are waited for without any progress.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks while waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Passes in a row that may achieve nothing but conflicts: somebody changes the nodes as fast as we look.
+const IDLE_PASSES_MAX: u32 = 3;
+
+/// Acts and looks until nothing is left to do. `first` is a look that was just taken.
+pub async fn settle<F: Observe + Execute>(
+    desired: &Desired,
+    fleet: &F,
+    first: Look,
+    authority: Option<&Authority>,
+    stop: &watch::Receiver<bool>,
+    on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
+) -> Applied {
+    let mut applied = Applied { look: first, done: Vec::new(), failed: BTreeMap::new(), beyond: None, interrupted: false };
+    let (mut waited, mut idle) = (Duration::ZERO, 0);
+    loop {
+        let todo = without_failed(&applied.look.plan, &applied.failed);
+        applied.beyond = authority.and_then(|authority| todo.steps.iter().find(|step| !authority.allows(step)).cloned());
+        applied.interrupted = *stop.borrow() && !todo.steps.is_empty();
+        if applied.beyond.is_some() || *stop.borrow() {
+            return applied;
+        }
+        if todo.steps.is_empty() {
+            if !waits(&todo) || waited >= PATIENCE {
+                return applied;
+            }
+            waited += pause(stop).await;
+        } else {
+            let report = schedule::run(&todo, fleet, Pace::default(), stop, on_event).await;
+            let progress = report.done() > 0;
+            let pending = account(&mut applied, report);
+            idle = if progress || pending { 0 } else { idle + 1 };
+            waited = if progress { Duration::ZERO } else { waited };
+            if pending {
+                waited += pause(stop).await;
+            }
+            if idle > IDLE_PASSES_MAX || waited >= PATIENCE {
+                applied.look = look(desired, fleet).await;
+                return applied;
+            }
+        }
+        applied.look = look(desired, fleet).await;
+    }
+}
+
+async fn pause(stop: &watch::Receiver<bool>) -> Duration {
+    let mut stop = stop.clone();
+    tokio::select! {
+        () = tokio::time::sleep(LOOK_AGAIN) => {}
+        _ = stop.changed() => {}
+    }
+    LOOK_AGAIN
+}
+
+/// Does time alone bring something new?
+fn waits(plan: &Plan) -> bool {
+    plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. }))
+}
+
+/// What failed three times is left alone for the rest of this apply.
+fn without_failed(plan: &Plan, failed: &BTreeMap<Subject, (Step, Outcome)>) -> Plan {
+    let mut plan = plan.clone();
+    // Where the fleet's record could not be written, nothing new is made: a node might not remember it.
+    let forgetful = failed.contains_key(&Subject::Fleet);
+    let unmakeable = |step: &Step| forgetful && matches!(step.action, Action::CreateInstance(_));
+    plan.steps.retain(|step| !failed.contains_key(&step.subject) && !unmakeable(step));
+    plan
+}
+
+/// Enters a report; is anything still under way on a node?
+fn account(applied: &mut Applied, report: Report) -> bool {
+    let mut pending = false;
+    for (step, outcome) in report.results {
+        match outcome {
+            Some(Outcome::Done | Outcome::AlreadyDone) => applied.done.push(step),
+            Some(Outcome::Pending(_)) => pending = true,
+            Some(Outcome::Conflict(_)) | None => {}
+            Some(outcome @ (Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::NotReached(_))) => {
+                applied.failed.insert(step.subject.clone(), (step, outcome));
+            }
+        }
+    }
+    pending
+}

@@ -43,6 +43,8 @@ pub enum Effect {
     AwaitAof,
     /// Makes a `dump.rdb` before the AOF is switched off.
     Snapshot,
+    /// Removes the files of an AOF that is switched off: a later start must not take them for the newest data.
+    DropAof,
     SetUser {
         user: UserName,
         to: Arc<AclUser>,
@@ -206,6 +208,7 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) 
             effects.push(Effect::Snapshot);
             effects.extend(write);
             effects.extend(set);
+            effects.push(Effect::DropAof);
         }
         (true, true) if write.is_some() => {
             // The AOF may have been switched on a moment ago, by us before a crash or by hand.
@@ -253,8 +256,11 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::SetAside => set_aside(node, instance),
         Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
         Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
-        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::Snapshot | Effect::AwaitAof => {}
+        Effect::WriteRecord(_) | Effect::Prove(_) => {}
         Effect::WriteMarker(_)
+        | Effect::AwaitAof
+        | Effect::Snapshot
+        | Effect::DropAof
         | Effect::MakeFolder
         | Effect::WriteUsers { .. }
         | Effect::WriteConfig(_)
@@ -322,7 +328,10 @@ impl MemberFacts {
             Effect::WriteUsers { users, without } => self.write_users(users, without),
             Effect::WriteConfig(spec) => self.spec.disk = Half::Seen(spec.clone()),
             Effect::Start => self.start(binary),
-            Effect::Stop => self.stop(),
+            Effect::Stop => self.stop(binary),
+            Effect::AwaitAof => self.data.aof = true,
+            Effect::Snapshot => self.data.rdb = true,
+            Effect::DropAof => self.data.aof = false,
             Effect::ConfigSet(values) => self.config_set(values, binary),
             Effect::SetUser { user, to, .. } => {
                 self.users.entry(user.clone()).or_default().memory = Half::Seen(to.clone());
@@ -336,8 +345,6 @@ impl MemberFacts {
             Effect::WriteRecord(_)
             | Effect::MakeMarker(_)
             | Effect::Prove(_)
-            | Effect::AwaitAof
-            | Effect::Snapshot
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}
@@ -377,7 +384,12 @@ impl MemberFacts {
         });
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, binary: &BinaryFacts) {
+        if let (Half::Seen(memory), Server::Up(_)) = (&self.spec.memory, &self.server) {
+            let default = binary.settings.get("save").map(|facts| facts.default.as_str()).unwrap_or_default();
+            // A server that keeps snapshots writes one before it ends.
+            self.data.rdb |= !memory.get("save").unwrap_or(default).is_empty();
+        }
         self.users.values_mut().for_each(|twin| twin.memory = Half::Absent);
         self.users.retain(|_, twin| *twin != Twin::default());
         self.spec.memory = Half::Absent;
@@ -389,7 +401,6 @@ impl MemberFacts {
             let mut all = spec.settings.clone();
             all.extend(values.clone());
             spec.settings = binary.without_defaults(&all);
-            self.data.aof |= spec.aof();
         }
     }
 }

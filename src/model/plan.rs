@@ -54,7 +54,11 @@ pub enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cost {
     /// Every connection is dropped and the data is loaded again.
-    Restart { connections: u64, memory_bytes: u64 },
+    ///
+    /// Nothing where the server did not let us ask.
+    Restart { connections: Option<u64>, memory_bytes: Option<u64> },
+    /// Every connection is dropped for good.
+    Stop { connections: u64 },
     /// Connections of one user are closed. `at_most`: the exact number was not asked for.
     Closes { user: UserName, connections: u64, at_most: bool },
     /// A full `BGSAVE` or AOF rewrite.

@@ -1,1 +1,136 @@
+//! DECISION: from what is wanted and what is seen to a plan. Pure and total: no I/O, no clock, no randomness; what cannot
+//! be done now is held, with a typed reason.
 
+mod acl;
+mod forward;
+mod found;
+mod guard;
+mod instance;
+mod open;
+mod ports;
+mod record;
+mod settings;
+pub mod show;
+mod wanted;
+
+use std::collections::BTreeMap;
+
+use crate::model::action::Action;
+use crate::model::desired::Desired;
+use crate::model::live::{Live, NodeFacts, Observed, SetAside};
+use crate::model::name::{InstanceName, NodeName};
+use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
+
+use found::Found;
+use ports::Ports;
+
+pub use forward::{carry, rest};
+pub use record::approve;
+
+/// What is to be done so that the nodes show what is desired. Never fails.
+pub fn plan(desired: &Desired, live: &Live) -> Plan {
+    let record = record::newest(desired, live);
+    let found = Found::of(desired, live, &record);
+    let deletes = guard::count_deletes(desired, &found);
+    let approved = record.approvals.contains(&desired.revision);
+    let mut scene = Scene {
+        desired,
+        live,
+        over_deletes: (deletes > desired.guard.max_deletes as usize && !approved).then_some(deletes),
+        approved,
+        ports: Ports::new(desired, live),
+        budget: guard::Budget::new(desired, live),
+        roster: record::Roster::new(&record),
+    };
+    let mut result = Decision::default();
+    for (name, places) in &found.instances {
+        let decision = instance::decide(&mut scene, name, places);
+        result.extend(decision);
+    }
+    let mut steps = record::steps(&record, scene.roster.finish(), live, desired);
+    steps.append(&mut result.steps);
+    steps.extend(purges(desired, live));
+    let unseen = live.nodes.iter().filter_map(|(name, node)| match node {
+        Observed::Unseen { unseen } => Some((name.clone(), unseen.clone())),
+        Observed::Seen(_) => None,
+    });
+    Plan {
+        fleet: desired.fleet.clone(),
+        revision: desired.revision.clone(),
+        steps,
+        held: result.held,
+        refused: result.refused,
+        unseen: unseen.collect(),
+        notes: result.notes,
+    }
+}
+
+/// All that a decision about one instance looks at, and the little it uses up.
+struct Scene<'a> {
+    desired: &'a Desired,
+    live: &'a Live,
+    /// How many instances the revision deletes, if that is more than it may.
+    over_deletes: Option<usize>,
+    approved: bool,
+    ports: Ports<'a>,
+    budget: guard::Budget,
+    roster: record::Roster<'a>,
+}
+
+/// What was decided about one instance.
+#[derive(Debug, Default)]
+struct Decision {
+    steps: Vec<Step>,
+    held: Vec<Held>,
+    refused: Vec<Refusal>,
+    notes: Vec<Note>,
+}
+
+impl Decision {
+    fn hold(&mut self, instance: &InstanceName, what: impl Into<String>, reason: HeldReason) {
+        self.held.push(Held { instance: instance.clone(), what: what.into(), reason });
+    }
+
+    fn step(&mut self, instance: &InstanceName, node: &NodeName, action: Action, cause: Cause) -> &mut Vec<Cost> {
+        let (subject, node) = (Subject::Instance(instance.clone()), node.clone());
+        let place = self.steps.len();
+        self.steps.push(Step { subject, node, action, cause, drifted: Default::default(), costs: Vec::new() });
+        // The vector cannot be empty: the element was pushed a line above.
+        #[expect(clippy::indexing_slicing, reason = "the element at this place was just pushed")]
+        &mut self.steps[place].costs
+    }
+
+    fn extend(&mut self, other: Self) {
+        let Self { steps, held, refused, notes } = other;
+        self.steps.extend(steps);
+        self.held.extend(held);
+        self.refused.extend(refused);
+        self.notes.extend(notes);
+    }
+}
+
+/// Data of deleted members that was kept long enough.
+fn purges(desired: &Desired, live: &Live) -> Vec<Step> {
+    let mut steps: BTreeMap<(&InstanceName, &str), Step> = BTreeMap::new();
+    for (name, node) in live.seen_nodes() {
+        let due = |kept: &&SetAside| kept.fleet == desired.fleet && is_older(node, kept, desired.guard.retain_deleted);
+        for kept in node.set_aside.iter().filter(due) {
+            let step = Step {
+                subject: Subject::Instance(kept.instance.clone()),
+                node: name.clone(),
+                action: Action::Purge { uid: kept.uid.clone() },
+                cause: Cause::Bookkeeping,
+                drifted: Default::default(),
+                costs: vec![Cost::DataGone { bytes: kept.bytes }],
+            };
+            steps.insert((&kept.instance, &kept.uid), step);
+        }
+    }
+    steps.into_values().collect()
+}
+
+fn is_older(node: &NodeFacts, kept: &SetAside, limit: std::time::Duration) -> bool {
+    let age = node.observed_at.duration_since(kept.deleted_at);
+    // An age below zero is a clock that was set back: nothing is removed then.
+    std::time::Duration::try_from(age).is_ok_and(|age| age > limit)
+}

@@ -1,0 +1,150 @@
+//! Takes the steps of a plan: the fleet's first, then instances side by side, the steps of one in order.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use crate::fleet::Execute;
+use crate::model::outcome::Outcome;
+use crate::model::plan::{Plan, Step, Subject};
+
+/// How the schedule acts; the defaults are the product's.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Attempts at a step that failed or was not reached.
+    pub tries: u32,
+    /// The pause after the first failed attempt; it doubles with each further one.
+    pub pause: Duration,
+    /// How many instances are worked on at once.
+    pub parallel: usize,
+    /// A step that has not answered by then counts as not reached. The node's own deadline is shorter.
+    pub deadline: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { tries: 3, pause: Duration::from_millis(200), parallel: 32, deadline: Duration::from_secs(35) }
+    }
+}
+
+/// What happens while steps are taken, in the order it happens.
+#[derive(Debug, Clone)]
+pub enum Event<'a> {
+    Begun { step: &'a Step, attempt: u32 },
+    Ended { step: &'a Step, attempt: u32, outcome: &'a Outcome, took: Duration, again: bool },
+}
+
+/// What became of every step; `None`: not begun, because an earlier step of its instance did not succeed or a stop was
+/// asked for.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub results: Vec<(Step, Option<Outcome>)>,
+}
+
+impl Report {
+    pub fn done(&self) -> usize {
+        self.results.iter().filter(|(_, outcome)| matches!(outcome, Some(Outcome::Done))).count()
+    }
+}
+
+/// Takes all steps of a plan. `stop` turning true lets the steps under way finish and begins no further ones.
+pub async fn run<E: Execute>(
+    plan: &Plan,
+    execute: &E,
+    pace: Pace,
+    stop: &watch::Receiver<bool>,
+    on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
+) -> Report {
+    let mut groups: BTreeMap<&Subject, Vec<&Step>> = BTreeMap::new();
+    for step in &plan.steps {
+        groups.entry(&step.subject).or_default().push(step);
+    }
+    let fleet = groups.remove(&Subject::Fleet).unwrap_or_default();
+    let each: Vec<Vec<&Step>> = fleet.into_iter().map(|step| vec![step]).collect();
+    let mut results = side_by_side(each, execute, pace, stop, on_event).await;
+    // An instance must not be made before every seen node remembers it.
+    let remembered = results.iter().all(|(_, outcome)| outcome.as_ref().is_some_and(Outcome::is_done));
+    let instances: Vec<Vec<&Step>> = groups.into_values().collect();
+    if remembered {
+        results.extend(side_by_side(instances, execute, pace, stop, on_event).await);
+    } else {
+        results.extend(instances.into_iter().flatten().map(|step| (step.clone(), None)));
+    }
+    Report { results }
+}
+
+async fn side_by_side<E: Execute>(
+    groups: Vec<Vec<&Step>>,
+    execute: &E,
+    pace: Pace,
+    stop: &watch::Receiver<bool>,
+    on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
+) -> Vec<(Step, Option<Outcome>)> {
+    let work = groups.into_iter().map(|steps| in_order(steps, execute, pace, stop, on_event));
+    stream::iter(work).buffer_unordered(pace.parallel.max(1)).collect::<Vec<_>>().await.into_iter().flatten().collect()
+}
+
+async fn in_order<E: Execute>(
+    steps: Vec<&Step>,
+    execute: &E,
+    pace: Pace,
+    stop: &watch::Receiver<bool>,
+    on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
+) -> Vec<(Step, Option<Outcome>)> {
+    let mut results = Vec::new();
+    let mut going = true;
+    for step in steps {
+        going = going && !*stop.borrow();
+        if !going {
+            results.push((step.clone(), None));
+            continue;
+        }
+        let outcome = attempt(step, execute, pace, stop, on_event).await;
+        going = outcome.is_done();
+        results.push((step.clone(), Some(outcome)));
+    }
+    results
+}
+
+async fn attempt<E: Execute>(
+    step: &Step,
+    execute: &E,
+    pace: Pace,
+    stop: &watch::Receiver<bool>,
+    on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
+) -> Outcome {
+    let tell = |event: Event<'_>| {
+        // A listener that panicked has nothing more to hear; the step goes on.
+        if let Ok(mut listener) = on_event.lock() {
+            listener(event);
+        }
+    };
+    let mut attempt = 1;
+    loop {
+        tell(Event::Begun { step, attempt });
+        let begun = Instant::now();
+        let outcome = match tokio::time::timeout(pace.deadline, execute.perform(step)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Outcome::NotReached(format!("no answer within {} s", pace.deadline.as_secs())),
+        };
+        let again = attempt < pace.tries.max(1) && may_retry(&outcome) && !*stop.borrow();
+        tell(Event::Ended { step, attempt, outcome: &outcome, took: begun.elapsed(), again });
+        if !again {
+            return outcome;
+        }
+        tokio::time::sleep(pace.pause * (1 << attempt.min(10).saturating_sub(1))).await;
+        attempt += 1;
+    }
+}
+
+/// Only what may pass by itself is tried again: a conflict wants a new plan, and a value that is not kept stays so.
+fn may_retry(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Failed(_) | Outcome::NotReached(_) => true,
+        Outcome::Done | Outcome::AlreadyDone | Outcome::Pending(_) | Outcome::Conflict(_) | Outcome::NotKept(_) => false,
+    }
+}

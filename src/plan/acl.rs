@@ -1,0 +1,124 @@
+//! What has to change about the users of a running member.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Decision;
+use super::found::Place;
+use super::wanted::Wanted;
+use crate::model::acl::{AclUser, Loss, loss};
+use crate::model::action::{Action, UserChange, WantedUser};
+use crate::model::change::{Change, Half, Twin};
+use crate::model::desired::UndeclaredUsers;
+use crate::model::live::Running;
+use crate::model::marker::digest;
+use crate::model::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
+use crate::model::operator;
+use crate::model::plan::{Cause, Cost, Note};
+
+/// The users every member has beside the declared ones: a closed `default`, and our operator.
+pub(super) fn fixed(place: &Place<'_>) -> [(&'static str, WantedUser); 2] {
+    let user = |user: AclUser| WantedUser { user: Arc::new(user), hashes: Arc::from([]) };
+    let operator = operator::user(place.member.marker.operator, Some(&place.binary.acl));
+    [(DEFAULT_USER, user(AclUser::closed())), (OPERATOR_USER, user(operator))]
+}
+
+/// Steps for users, settings left aside.
+pub(super) fn decide(
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    wanted: &Wanted,
+    undeclared: UndeclaredUsers,
+) {
+    let before = decision.steps.len();
+    let mut unsaved = BTreeSet::new();
+    for (user, want) in &wanted.users {
+        let found = place.member.users.get(user.as_str()).cloned().unwrap_or_default();
+        let requested = place.member.marker.applied.users.get(user) != Some(&digest(&want.user));
+        set(decision, name, place, running, user, want, found, requested, &mut unsaved);
+    }
+    for (user, want) in fixed(place) {
+        let Ok(user) = UserName::new(user) else { continue };
+        let found = place.member.users.get(&user).cloned().unwrap_or_default();
+        set(decision, name, place, running, &user, &want, found, false, &mut unsaved);
+    }
+    for (user, found) in strangers(place, wanted) {
+        remove(decision, name, place, running, user, found, undeclared);
+    }
+    // Whatever sets or removes a user saves the file as well.
+    let saved = decision.steps.len() > before;
+    if !saved && (!unsaved.is_empty() || place.member.acl_file_broken.is_some()) {
+        let wrong = unsaved.into_iter().collect();
+        let action = Action::SaveUsers { wrong, why: place.member.acl_file_broken.clone() };
+        decision.step(name, place.node, action, Cause::Drift);
+    }
+}
+
+fn strangers<'a>(place: &Place<'a>, wanted: &Wanted) -> BTreeMap<&'a UserName, &'a Twin<Arc<AclUser>>> {
+    let declared = |user: &UserName| wanted.users.contains_key(user) || [DEFAULT_USER, OPERATOR_USER].contains(&user.as_str());
+    place.member.users.iter().filter(|(user, _)| !declared(user)).collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site shape for declared and fixed users")]
+fn set(
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    user: &UserName,
+    want: &WantedUser,
+    found: Twin<Arc<AclUser>>,
+    requested: bool,
+    unsaved: &mut BTreeSet<UserName>,
+) {
+    let target = Half::Seen(want.user.clone());
+    if found.memory == target {
+        if found.disk != target {
+            unsaved.insert(user.clone());
+        }
+        return;
+    }
+    let lost = found.memory.seen().map(|memory| loss(memory, &want.user, &place.binary.acl)).unwrap_or_default();
+    let Some(change) = Change::new(found, Twin::both(want.user.clone())) else { return };
+    let close = !lost.is_empty();
+    let change = UserChange { user: user.clone(), change, wanted: want.clone(), close };
+    let cause = if requested { Cause::Requested } else { Cause::Drift };
+    let costs = decision.step(name, place.node, Action::SetUser(Box::new(change)), cause);
+    if close {
+        costs.push(closes(running, user));
+    }
+}
+
+fn remove(
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    user: &UserName,
+    found: &Twin<Arc<AclUser>>,
+    undeclared: UndeclaredUsers,
+) {
+    let created_by_us = place.member.marker.applied.users.contains_key(user);
+    let cause = match (created_by_us, undeclared) {
+        (true, _) => Cause::Requested,
+        (false, UndeclaredUsers::Remove) => Cause::Drift,
+        (false, UndeclaredUsers::Keep) => {
+            decision.notes.push(Note::UndeclaredUser { instance: name.clone(), user: user.clone() });
+            return;
+        }
+    };
+    let costs = decision.step(name, place.node, Action::RemoveUser { user: user.clone(), before: found.clone() }, cause);
+    if found.memory.seen().is_some() && !Loss::of_everything().is_empty() {
+        costs.push(closes(running, user));
+    }
+}
+
+fn closes(running: &Running, user: &UserName) -> Cost {
+    let (connections, at_most) = match &running.connections.by_user {
+        Some(by_user) => (by_user.get(user.as_str()).copied().unwrap_or(0), false),
+        None => (running.connections.total, true),
+    };
+    Cost::Closes { user: user.clone(), connections, at_most }
+}

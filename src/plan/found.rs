@@ -1,0 +1,84 @@
+//! Where each instance was found, by name: desired, in the roster, or standing on a node.
+
+use std::collections::BTreeMap;
+
+use crate::model::binary::BinaryFacts;
+use crate::model::desired::Desired;
+use crate::model::live::{Live, Member, MemberFacts, NodeFacts};
+use crate::model::name::{InstanceName, NodeName};
+use crate::model::record::FleetRecord;
+
+/// A member of ours on a node that was seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub node: &'a NodeName,
+    pub facts: &'a NodeFacts,
+    pub binary: &'a BinaryFacts,
+    pub member: &'a MemberFacts,
+}
+
+/// Everything that stands under one name.
+#[derive(Debug, Default)]
+pub(super) struct Places<'a> {
+    pub ours: Vec<Place<'a>>,
+    /// Nodes with something under this name that is not ours, and why.
+    pub strange: Vec<(&'a NodeName, String)>,
+}
+
+/// All names that anything is known about.
+#[derive(Debug, Default)]
+pub(super) struct Found<'a> {
+    pub instances: BTreeMap<&'a InstanceName, Places<'a>>,
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn of(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> Self {
+        let mut instances: BTreeMap<&InstanceName, Places<'_>> = BTreeMap::new();
+        for name in desired.instances.keys().chain(record.roster.keys()) {
+            instances.entry(name).or_default();
+        }
+        for (node, facts) in live.seen_nodes() {
+            let Some(binary) = live.binaries.get(&facts.binary) else { continue };
+            for (name, member) in &facts.members {
+                match claim(desired, record, facts, name, member) {
+                    Claim::Ours(member) => {
+                        instances.entry(name).or_default().ours.push(Place { node, facts, binary, member });
+                    }
+                    // What is not ours matters only where we want something under that name.
+                    Claim::Strange(why) => {
+                        if let Some(places) = instances.get_mut(name) {
+                            places.strange.push((node, why));
+                        }
+                    }
+                }
+            }
+        }
+        Self { instances }
+    }
+}
+
+enum Claim<'a> {
+    Ours(&'a MemberFacts),
+    Strange(String),
+}
+
+/// Is this member ours to touch? Only with our fleet's marker, made for this machine, with the uid that the roster names.
+fn claim<'a>(desired: &Desired, record: &FleetRecord, facts: &NodeFacts, name: &InstanceName, member: &'a Member) -> Claim<'a> {
+    let member = match member {
+        Member::Unmarked { unmarked } => return Claim::Strange(unmarked.clone()),
+        Member::Marked(member) => member,
+    };
+    let marker = &member.marker;
+    if marker.fleet != desired.fleet {
+        return Claim::Strange(format!("it belongs to fleet {}", marker.fleet));
+    }
+    if marker.machine != facts.machine {
+        return Claim::Strange("its marker was made for another machine or folder: it was copied or moved here".to_owned());
+    }
+    match record.roster.get(name) {
+        Some(seat) if seat.uid != marker.uid => {
+            Claim::Strange(format!("its identity is {} where the fleet's roster names {}", marker.uid, seat.uid))
+        }
+        Some(_) | None => Claim::Ours(member),
+    }
+}

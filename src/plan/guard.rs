@@ -1,0 +1,108 @@
+//! The brakes: how many instances a revision may delete, and how many members may restart at once.
+
+use super::found::{Found, Place, Places};
+use super::{Decision, Scene};
+use crate::model::desired::{Desired, Ensure};
+use crate::model::live::{Live, Member, Running, Server};
+use crate::model::marker::Stage;
+use crate::model::name::{InstanceName, SettingName};
+use crate::model::plan::{Cause, Cost, HeldReason, Step};
+use crate::model::spec::InstanceSpec;
+
+/// The restarts that are under way or planned. A server that is still loading after a restart counts.
+#[derive(Debug)]
+pub(super) struct Budget {
+    max: u32,
+    taken: Vec<InstanceName>,
+}
+
+impl Budget {
+    pub(super) fn new(desired: &Desired, live: &Live) -> Self {
+        let mut taken = Vec::new();
+        for (_, node) in live.seen_nodes() {
+            for (name, member) in &node.members {
+                if let Member::Marked(facts) = &**member
+                    && facts.marker.fleet == desired.fleet
+                    && matches!(&facts.server, Server::Up(running) if running.loading)
+                {
+                    taken.push(name.clone());
+                }
+            }
+        }
+        Self { max: desired.guard.max_restarts, taken }
+    }
+
+    /// Takes one restart.
+    ///
+    /// # Errors
+    /// The instance behind which it waits.
+    pub(super) fn take(&mut self, instance: &InstanceName) -> Result<(), InstanceName> {
+        let free = (self.taken.len() as u64) < u64::from(self.max);
+        match self.taken.last() {
+            Some(last) if !free => Err(last.clone()),
+            // A budget of zero holds every restart behind itself.
+            None if !free => Err(instance.clone()),
+            Some(_) | None => {
+                self.taken.push(instance.clone());
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn max(&self) -> u32 {
+        self.max
+    }
+}
+
+/// How many instances this revision would delete: what was begun before is not counted again.
+pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
+    let going = |name: &InstanceName| match desired.instances.get(name) {
+        Some(instance) => instance.ensure == Ensure::Absent,
+        None => desired.guard.prune,
+    };
+    let standing = |places: &Places<'_>| {
+        places.ours.iter().any(|place| place.member.marker.stage != Stage::Deleting && !place.member.marker.protect)
+    };
+    found.instances.iter().filter(|(name, places)| going(name) && standing(places)).count()
+}
+
+/// A revision that deletes too much is held whole; what drifted is still put right.
+pub(super) fn hold_requests(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, deletes: usize) {
+    let before = decision.steps.len();
+    let drift = |step: &Step| step.cause == Cause::Drift;
+    let what: Vec<&str> = decision.steps.iter().filter(|step| !drift(step)).map(|step| step.action.kind()).collect();
+    let what = what.join(", ");
+    decision.steps.retain(drift);
+    if decision.steps.len() < before {
+        let revision = scene.desired.revision.clone();
+        decision.hold(name, what, HeldReason::Approval { revision, deletes, max_deletes: scene.desired.guard.max_deletes });
+    }
+}
+
+/// May this member restart now? Holds it if not.
+pub(super) fn may_restart(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running_with: &InstanceSpec,
+    what: &str,
+) -> bool {
+    let default_save = SettingName::new("save").ok().and_then(|save| place.binary.default_of(&save)).unwrap_or_default();
+    if !running_with.persists(default_save) && !scene.approved {
+        let revision = scene.desired.revision.clone();
+        decision.hold(name, what, HeldReason::RestartLosesData { revision });
+        return false;
+    }
+    match scene.budget.take(name) {
+        Ok(()) => true,
+        Err(behind) => {
+            decision.hold(name, what, HeldReason::Budget { max_restarts: scene.budget.max(), behind });
+            false
+        }
+    }
+}
+
+pub(super) fn restart_cost(running: &Running) -> Cost {
+    Cost::Restart { connections: Some(running.connections.total), memory_bytes: Some(running.used_memory_bytes) }
+}

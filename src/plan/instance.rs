@@ -1,0 +1,242 @@
+//! What is to be done about one instance.
+
+use super::found::{Place, Places};
+use super::wanted::{Wanted, wanted};
+use super::{Decision, Scene, acl, forward, guard, open, ports, settings};
+use crate::model::action::{Action, Creation};
+use crate::model::change::Change;
+use crate::model::desired::{DesiredInstance, Ensure, Shard};
+use crate::model::live::{Folder, MemberFacts, Observed, Server};
+use crate::model::marker::{Applied, Marker, Stage, digest};
+use crate::model::name::{InstanceName, NodeName};
+use crate::model::plan::{Cause, Cost, HeldReason, Note};
+use crate::model::spec::InstanceSpec;
+
+/// Decides about one name, whatever is known of it.
+pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places<'_>) -> Decision {
+    let mut decision = Decision::default();
+    match scene.desired.instances.get(name) {
+        Some(instance) if instance.ensure == Ensure::Present => present(scene, &mut decision, name, instance, places),
+        Some(_) => absent(scene, &mut decision, name, places),
+        None => vanished(scene, &mut decision, name, places),
+    }
+    if let Some(deletes) = scene.over_deletes {
+        guard::hold_requests(scene, &mut decision, name, deletes);
+    }
+    decision
+}
+
+fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
+    if places.ours.is_empty() {
+        strike(scene, name);
+    }
+    for place in &places.ours {
+        delete(decision, name, place);
+    }
+}
+
+fn vanished(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
+    if places.ours.is_empty() {
+        strike(scene, name);
+    }
+    for place in &places.ours {
+        // A deletion that was begun is finished, whatever the text says now.
+        if scene.desired.guard.prune || place.member.marker.stage == Stage::Deleting {
+            delete(decision, name, place);
+        } else {
+            decision.hold(name, "delete", HeldReason::Vanished);
+        }
+    }
+}
+
+/// Leaves the roster once every node that it names was seen without the instance.
+fn strike(scene: &mut Scene<'_>, name: &InstanceName) {
+    let seen = |node: &NodeName| scene.live.seen(node).is_some();
+    if scene.roster.seat(name).is_some_and(|seat| seat.nodes.iter().all(seen)) {
+        scene.roster.strike(name);
+    }
+}
+
+fn delete(decision: &mut Decision, name: &InstanceName, place: &Place<'_>) {
+    let member = place.member;
+    if member.marker.protect && member.marker.stage != Stage::Deleting {
+        return decision.hold(name, "delete", HeldReason::Protected);
+    }
+    match &member.server {
+        Server::Silent { pid: _, why } => {
+            decision.hold(name, "delete", HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() });
+        }
+        Server::Up(_) | Server::Down { .. } | Server::Locked { .. } => {
+            let action = Action::DeleteInstance { uid: member.marker.uid.clone() };
+            let costs = decision.step(name, place.node, action, Cause::Requested);
+            if let Server::Up(running) = &member.server {
+                costs.push(Cost::Stop { connections: running.connections.total });
+            }
+        }
+    }
+}
+
+fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, instance: &DesiredInstance, places: &Places<'_>) {
+    let desired = scene.desired;
+    // `desired/check` refuses a reference to a shard that is not declared.
+    let Some(shard) = desired.shards.get(&instance.shard) else { return };
+    let [node] = shard.nodes.as_slice() else {
+        return decision.hold(name, "create", HeldReason::NotOffered { what: "an instance on a shard of several nodes" });
+    };
+    if let Some(reason) = elsewhere(scene, name, node, places) {
+        return decision.hold(name, "converge", reason);
+    }
+    let Some((facts, binary)) = scene.live.seen(node) else {
+        let why = match scene.live.nodes.get(node) {
+            Some(Observed::Unseen { unseen }) => unseen.clone(),
+            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
+        };
+        return decision.hold(name, "converge", HeldReason::NodeUnseen { node: node.clone(), why });
+    };
+    if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
+        return decision.hold(name, "create", HeldReason::NotOurs { node: node.clone(), why: why.clone() });
+    }
+    let wanted = match wanted(instance, node, binary) {
+        Ok(wanted) => wanted,
+        Err(refused) => {
+            decision.refused.extend(refused);
+            return decision.hold(name, "converge", HeldReason::Refused);
+        }
+    };
+    match places.ours.first() {
+        Some(place) if place.member.marker.stage == Stage::Provisioning => {
+            create(scene, decision, name, instance, shard, node, wanted, Some(place.member));
+        }
+        Some(place) => {
+            scene.roster.adopt(name, &place.member.marker.uid, node);
+            converge(scene, decision, name, instance, place, &wanted);
+        }
+        None => {
+            for kept in facts.set_aside.iter().filter(|kept| kept.instance == *name && kept.fleet == desired.fleet) {
+                decision.notes.push(Note::SetAside { instance: name.clone(), uid: kept.uid.clone() });
+            }
+            create(scene, decision, name, instance, shard, node, wanted, None);
+        }
+    }
+}
+
+/// Is the instance, or may it be, somewhere else than on its node?
+fn elsewhere(scene: &Scene<'_>, name: &InstanceName, node: &NodeName, places: &Places<'_>) -> Option<HeldReason> {
+    if places.ours.iter().any(|place| place.node != node) {
+        return Some(HeldReason::NotOffered { what: "moving an instance to another shard" });
+    }
+    let seat = scene.roster.seat(name)?;
+    let unsure = |other: &&NodeName| *other != node && scene.live.seen(other).is_none();
+    let nodes: Vec<NodeName> = seat.nodes.iter().filter(unsure).cloned().collect();
+    (!nodes.is_empty()).then_some(HeldReason::PlacedElsewhere { nodes })
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of it makes up a creation")]
+fn create(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    instance: &DesiredInstance,
+    shard: &Shard,
+    node: &NodeName,
+    wanted: Wanted,
+    begun: Option<&MemberFacts>,
+) {
+    let port = match begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port)) {
+        Some(port) => Ok(port),
+        None => scene.ports.for_new(instance, shard, node),
+    };
+    let port = match port {
+        Ok(port) => port,
+        Err(reason) => return decision.hold(name, "create", reason),
+    };
+    let uid = match begun {
+        Some(member) => {
+            scene.roster.adopt(name, &member.marker.uid, node);
+            member.marker.uid.clone()
+        }
+        None => scene.roster.enter(name, node),
+    };
+    let address = scene.desired.nodes.get(node).and_then(|node| node.address);
+    let creation = Creation {
+        fleet: scene.desired.fleet.clone(),
+        uid,
+        tenant: instance.tenant.clone(),
+        protect: instance.protect,
+        spec: wanted.spec(port, address),
+        users: wanted.users,
+    };
+    decision.step(name, node, Action::CreateInstance(Box::new(creation)), Cause::Requested);
+}
+
+fn converge(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    instance: &DesiredInstance,
+    place: &Place<'_>,
+    wanted: &Wanted,
+) {
+    let port = match scene.ports.for_member(instance, place.member, place.node) {
+        Ok(Some(port)) => port,
+        Ok(None) => match scene.desired.shards.get(&instance.shard).map(|shard| scene.ports.for_new(instance, shard, place.node))
+        {
+            Some(Ok(port)) => port,
+            Some(Err(reason)) => return decision.hold(name, "converge", reason),
+            None => return,
+        },
+        Err(reason) => return decision.hold(name, "change the port", reason),
+    };
+    let address = scene.desired.nodes.get(place.node).and_then(|node| node.address);
+    let spec = wanted.spec(port, address);
+    let member = place.member;
+    match &member.server {
+        Server::Silent { pid: _, why } => {
+            let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };
+            return decision.hold(name, "converge", reason);
+        }
+        Server::Up(running) if running.loading => {
+            return decision.hold(name, "converge", HeldReason::Loading { node: place.node.clone() });
+        }
+        Server::Down { .. } => open::start(scene, decision, name, place, wanted, &spec),
+        Server::Locked { .. } => open::reopen(scene, decision, name, place, wanted, &spec),
+        Server::Up(running) => {
+            if member.data.folder != Folder::Present {
+                let why = "the data folder of the running server is gone, so its data is only in memory: copy it out \
+                           (valkey-cli --rdb) before anything stops it";
+                return decision.hold(name, "converge", HeldReason::DataGone { why: why.to_owned() });
+            }
+            acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
+            settings::decide(scene, decision, name, place, running, &spec);
+        }
+    }
+    mark(decision, name, instance, place, wanted, &spec);
+}
+
+/// The marker says who the instance belongs to and what was asked; where nothing else writes it, this does.
+fn mark(
+    decision: &mut Decision,
+    name: &InstanceName,
+    instance: &DesiredInstance,
+    place: &Place<'_>,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let after_steps =
+        if decision.steps.is_empty() { place.member.marker.clone() } else { forward::marker_after(&decision.steps, name, place) };
+    let applied = if decision.held.is_empty() && matches!(place.member.server, Server::Up(_)) {
+        let users = wanted.users.iter().map(|(user, want)| (user.clone(), digest(&want.user))).collect();
+        Applied { settings: spec.settings.clone(), users }
+    } else {
+        after_steps.applied.clone()
+    };
+    let target = Marker { tenant: instance.tenant.clone(), protect: instance.protect, applied, ..after_steps.clone() };
+    let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
+        Cause::Bookkeeping
+    } else {
+        Cause::Requested
+    };
+    if let Some(change) = Change::new(after_steps, target) {
+        decision.step(name, place.node, Action::Mark(change), cause);
+    }
+}

@@ -1,0 +1,118 @@
+//! Starting a server that is down, or that lets our operator in no more. The one question behind both: would it come up
+//! with its data?
+
+use std::sync::Arc;
+
+use super::found::Place;
+use super::wanted::Wanted;
+use super::{Decision, Scene, acl, guard};
+use crate::model::acl::AclUser;
+use crate::model::action::{Action, Opening, WantedUsers};
+use crate::model::change::Half;
+use crate::model::desired::UndeclaredUsers;
+use crate::model::live::{Folder, MemberFacts};
+use crate::model::marker::Stage;
+use crate::model::name::{InstanceName, SettingName, UserName};
+use crate::model::plan::{Cause, Cost, HeldReason};
+use crate::model::spec::InstanceSpec;
+
+/// Starts a server that is down.
+pub(super) fn start(
+    scene: &Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let member = place.member;
+    let after = match startable(member, spec) {
+        Ok(after) => after,
+        Err(why) => return decision.hold(name, "start", HeldReason::DataGone { why }),
+    };
+    if let Some(port) = after.port().filter(|port| scene.ports.listening(place.node, *port)) {
+        return decision.hold(name, "start", HeldReason::PortTaken { node: place.node.clone(), port });
+    }
+    let before = member.spec.disk.seen().cloned().unwrap_or_default();
+    let (users, without) = files(scene, place, wanted);
+    let opening = Opening { before, after, users, without };
+    decision.step(name, place.node, Action::StartInstance(Box::new(opening)), Cause::Drift);
+}
+
+/// The ACL file to write before a start, if the one on disk is not right, and the users to leave out of it.
+fn files(scene: &Scene<'_>, place: &Place<'_>, wanted: &Wanted) -> (Option<WantedUsers>, Vec<UserName>) {
+    let member = place.member;
+    let right =
+        |(user, want): (&str, &Arc<AclUser>)| member.users.get(user).is_some_and(|twin| twin.disk == Half::Seen(want.clone()));
+    let fixed = acl::fixed(place);
+    let all = wanted.users.iter().map(|(user, want)| (user.as_str(), &want.user));
+    let all_right = all.chain(fixed.iter().map(|(user, want)| (*user, &want.user))).all(right);
+    let remove = scene.desired.guard.undeclared_users == UndeclaredUsers::Remove;
+    let surplus = |user: &UserName| {
+        let declared = wanted.users.contains_key(user) || fixed.iter().any(|(name, _)| *name == user.as_str());
+        !declared && (remove || member.marker.applied.users.contains_key(user))
+    };
+    let on_disk = member.users.iter().filter(|(_, twin)| !twin.disk.is_absent()).map(|(user, _)| user);
+    let without: Vec<_> = on_disk.filter(|user| surplus(user)).cloned().collect();
+    let rewrite = !all_right || !without.is_empty() || member.acl_file_broken.is_some();
+    (rewrite.then(|| wanted.users.clone()), without)
+}
+
+/// Somebody removed our operator user: the ACL file is written while the server is stopped.
+pub(super) fn reopen(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let member = place.member;
+    let disk = member.spec.disk.seen().cloned().unwrap_or_default();
+    if member.data.folder != Folder::Present {
+        let why = "its data folder is gone and our operator user is locked out, so its data is only in memory".to_owned();
+        return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why });
+    }
+    let after = match startable(member, spec) {
+        Ok(after) => after,
+        Err(why) => return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why }),
+    };
+    if !guard::may_restart(scene, decision, name, place, &disk, "restart to let the operator in") {
+        return;
+    }
+    let (_, without) = files(scene, place, wanted);
+    let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
+    let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);
+    costs.push(Cost::Restart { connections: None, memory_bytes: None });
+}
+
+/// The config a server that is down is to be started with.
+///
+/// The AOF follows the data, not the declaration: with a manifest the newest data is in the AOF, without one a server
+/// with `appendonly yes` ignores `dump.rdb` and starts empty (facts D). What is declared is then set while it runs.
+///
+/// # Errors
+/// Why it would come up without its data.
+fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSpec, String> {
+    let data = member.data;
+    if data.folder != Folder::Present {
+        return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
+    }
+    if member.marker.stage == Stage::Provisioning {
+        return Ok(declared.clone());
+    }
+    let had_aof = match member.spec.disk.seen() {
+        Some(file) => file.aof(),
+        None => member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes"),
+    };
+    if had_aof && !data.aof {
+        return Err(
+            "its AOF is gone from the data folder, so it would start without its newest data: bring the files back".to_owned()
+        );
+    }
+    let mut spec = declared.clone();
+    if let Ok(name) = SettingName::new("appendonly") {
+        spec.set(&name, if data.aof { "yes" } else { "no" });
+    }
+    Ok(spec)
+}

@@ -1,0 +1,96 @@
+//! Which port an instance gets: the declared one, else the one it has, else the lowest free one of its shard.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::desired::{Desired, DesiredInstance, Shard};
+use crate::model::live::{Live, Member, MemberFacts};
+use crate::model::name::NodeName;
+use crate::model::plan::HeldReason;
+use crate::model::spec::InstanceSpec;
+
+/// The ports of all nodes; worked out only when a new port is needed.
+#[derive(Debug)]
+pub(super) struct Ports<'a> {
+    desired: &'a Desired,
+    live: &'a Live,
+    reserved: OnceCell<BTreeMap<&'a NodeName, BTreeSet<u16>>>,
+    given: BTreeSet<(NodeName, u16)>,
+}
+
+impl<'a> Ports<'a> {
+    pub(super) fn new(desired: &'a Desired, live: &'a Live) -> Self {
+        Self { desired, live, reserved: OnceCell::new(), given: BTreeSet::new() }
+    }
+
+    /// The port of an instance that is to be made.
+    ///
+    /// # Errors
+    /// When the declared port is taken, or none is free.
+    pub(super) fn for_new(&mut self, wanted: &DesiredInstance, shard: &Shard, node: &NodeName) -> Result<u16, HeldReason> {
+        if let Some(port) = wanted.port {
+            return if self.listening(node, port) { Err(HeldReason::PortTaken { node: node.clone(), port }) } else { Ok(port) };
+        }
+        let reserved = self.reserved.get_or_init(|| reserved(self.desired, self.live));
+        let free = |port: &u16| {
+            let on = |node: &NodeName| {
+                self.listening(node, *port)
+                    || reserved.get(node).is_some_and(|ports| ports.contains(port))
+                    || self.given.contains(&(node.clone(), *port))
+            };
+            !shard.nodes.iter().any(on)
+        };
+        let port = shard.ports.clone().find(free).ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })?;
+        self.given.insert((node.clone(), port));
+        Ok(port)
+    }
+
+    /// The port of a member that stands: what is declared, else what it has.
+    ///
+    /// # Errors
+    /// When the declared port is new to it and taken by somebody else.
+    pub(super) fn for_member(
+        &self,
+        wanted: &DesiredInstance,
+        member: &MemberFacts,
+        node: &NodeName,
+    ) -> Result<Option<u16>, HeldReason> {
+        let has = current(member);
+        match wanted.port {
+            Some(port) if has != Some(port) && self.listening(node, port) => {
+                Err(HeldReason::PortTaken { node: node.clone(), port })
+            }
+            Some(port) => Ok(Some(port)),
+            None => Ok(has),
+        }
+    }
+
+    /// Does anything listen there?
+    pub(super) fn listening(&self, node: &NodeName, port: u16) -> bool {
+        self.live.seen(node).is_some_and(|(facts, _)| facts.ports_in_use.contains(&port))
+    }
+}
+
+/// What the marker says comes first: a config file can be edited, and the port has to stay.
+pub(super) fn current(member: &MemberFacts) -> Option<u16> {
+    let applied = member.marker.applied.settings.get("port").and_then(|port| port.parse().ok());
+    applied.or_else(|| member.spec.disk.seen().and_then(InstanceSpec::port))
+}
+
+fn reserved<'a>(desired: &'a Desired, live: &'a Live) -> BTreeMap<&'a NodeName, BTreeSet<u16>> {
+    let mut reserved: BTreeMap<&NodeName, BTreeSet<u16>> = BTreeMap::new();
+    for instance in desired.instances.values() {
+        let nodes = desired.shards.get(&instance.shard).map_or(&[][..], |shard| &shard.nodes);
+        for (node, port) in nodes.iter().zip(std::iter::repeat(instance.port)) {
+            reserved.entry(node).or_default().extend(port);
+        }
+    }
+    for (node, facts) in live.seen_nodes() {
+        let members = facts.members.values().filter_map(|member| match &**member {
+            Member::Marked(member) => current(member),
+            Member::Unmarked { .. } => None,
+        });
+        reserved.entry(node).or_default().extend(members);
+    }
+    reserved
+}

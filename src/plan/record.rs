@@ -1,0 +1,105 @@
+//! What the fleet's record should say, and the steps that bring every seen copy to it.
+
+use std::collections::BTreeMap;
+
+use crate::model::action::Action;
+use crate::model::change::Change;
+use crate::model::desired::Desired;
+use crate::model::live::Live;
+use crate::model::name::{InstanceName, NodeName};
+use crate::model::plan::{Cause, Step, Subject};
+use crate::model::record::{FleetRecord, Seat};
+
+/// The newest copy seen; a fresh record if there is none.
+pub(super) fn newest(desired: &Desired, live: &Live) -> FleetRecord {
+    let copies = live.seen_nodes().filter_map(|(_, node)| node.records.get(&desired.fleet));
+    copies.max_by_key(|record| record.generation).cloned().unwrap_or_else(|| FleetRecord::new(desired.fleet.clone()))
+}
+
+/// The roster as it will be: most instances keep their seat, so only the differences are held.
+#[derive(Debug)]
+pub(super) struct Roster<'a> {
+    record: &'a FleetRecord,
+    changes: BTreeMap<InstanceName, Option<Seat>>,
+}
+
+impl<'a> Roster<'a> {
+    pub(super) fn new(record: &'a FleetRecord) -> Self {
+        Self { record, changes: BTreeMap::new() }
+    }
+
+    pub(super) fn seat(&self, instance: &InstanceName) -> Option<&Seat> {
+        self.record.roster.get(instance)
+    }
+
+    /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun.
+    pub(super) fn enter(&mut self, instance: &InstanceName, node: &NodeName) -> String {
+        let same = self.seat(instance).filter(|seat| seat.nodes.iter().eq([node]));
+        let uid = same.map_or_else(|| self.record.next_uid(instance), |seat| seat.uid.clone());
+        self.adopt(instance, &uid, node);
+        uid
+    }
+
+    /// Enters an instance that stands on a node under this identity.
+    pub(super) fn adopt(&mut self, instance: &InstanceName, uid: &str, node: &NodeName) {
+        let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()] };
+        if self.seat(instance) != Some(&seat) {
+            self.changes.insert(instance.clone(), Some(seat));
+        }
+    }
+
+    /// Strikes an instance that is known to be gone from all of its nodes.
+    pub(super) fn strike(&mut self, instance: &InstanceName) {
+        if self.seat(instance).is_some() {
+            self.changes.insert(instance.clone(), None);
+        }
+    }
+
+    pub(super) fn finish(self) -> Option<FleetRecord> {
+        if self.changes.is_empty() {
+            return None;
+        }
+        let mut record = self.record.clone();
+        record.generation += 1;
+        for (name, seat) in self.changes {
+            match seat {
+                Some(seat) => record.roster.insert(name, seat),
+                None => record.roster.remove(&name),
+            };
+        }
+        Some(record)
+    }
+}
+
+/// One step for every seen node whose copy is not the wanted one.
+pub(super) fn steps(newest: &FleetRecord, changed: Option<FleetRecord>, live: &Live, desired: &Desired) -> Vec<Step> {
+    let wanted = changed.as_ref().unwrap_or(newest);
+    if wanted.generation == 0 {
+        return Vec::new();
+    }
+    let step = |(name, before): (&NodeName, Option<FleetRecord>)| {
+        let change = Change::new(before, Some(wanted.clone()))?;
+        Some(Step {
+            subject: Subject::Fleet,
+            node: name.clone(),
+            action: Action::WriteRecord(change),
+            cause: Cause::Bookkeeping,
+            drifted: Default::default(),
+            costs: Vec::new(),
+        })
+    };
+    let copies = live.seen_nodes().filter(|(_, node)| node.records.get(&desired.fleet) != Some(wanted));
+    copies.map(|(name, node)| (name, node.records.get(&desired.fleet).cloned())).filter_map(step).collect()
+}
+
+/// The steps that let this revision pass the guard.
+pub fn approve(desired: &Desired, live: &Live) -> Vec<Step> {
+    let newest = newest(desired, live);
+    if newest.approvals.contains(&desired.revision) {
+        return Vec::new();
+    }
+    let mut record = newest.clone();
+    record.generation += 1;
+    record.approvals.insert(desired.revision.clone());
+    steps(&newest, Some(record), live, desired)
+}

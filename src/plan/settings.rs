@@ -1,0 +1,75 @@
+//! What has to change about the settings of a running member.
+
+use std::collections::BTreeSet;
+
+use super::found::Place;
+use super::{Decision, Scene, guard};
+use crate::model::action::{Action, SpecChange};
+use crate::model::change::{Change, Half, Twin};
+use crate::model::live::Running;
+use crate::model::name::{InstanceName, SettingName};
+use crate::model::plan::{Cause, Cost, Step, Subject};
+use crate::model::spec::InstanceSpec;
+
+/// Steps for the settings of a running member.
+pub(super) fn decide(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    declared: &InstanceSpec,
+) {
+    let member = place.member;
+    let memory = InstanceSpec::new(place.binary.without_defaults(&declared.settings));
+    let after = Twin { disk: Half::Seen(declared.clone()), memory: Half::Seen(memory) };
+    let Some(change) = Change::new(member.spec.clone(), after) else { return };
+    let differing = differing(&change);
+    let fixed_at_start = |name: &&SettingName| place.binary.settings.get(*name).is_some_and(|facts| !facts.runtime);
+    let found = member.spec.memory.seen();
+    let in_memory = |name: &&SettingName| {
+        found.and_then(|spec| spec.settings.get(*name)) != memory_of(&change).and_then(|spec| spec.settings.get(*name))
+    };
+    let for_restart: Vec<&str> = differing.iter().filter(fixed_at_start).filter(in_memory).map(|name| name.as_str()).collect();
+    let foreign = found.is_some_and(|spec| !spec.foreign.is_empty());
+    let restart = foreign || !for_restart.is_empty();
+    if restart {
+        let what = if for_restart.is_empty() { "restart".to_owned() } else { format!("restart for {}", for_restart.join(", ")) };
+        let running_with = found.cloned().unwrap_or_default();
+        if !guard::may_restart(scene, decision, name, place, &running_with, &what) {
+            return;
+        }
+    }
+    let applied = &member.marker.applied.settings;
+    let is_drift = |name: &&SettingName| applied.get(*name) == declared.settings.get(*name);
+    let drifted: BTreeSet<_> = differing.iter().filter(is_drift).cloned().collect();
+    let cause = if drifted.len() == differing.len() { Cause::Drift } else { Cause::Requested };
+    let rewrites = found.is_some_and(InstanceSpec::aof) != declared.aof();
+    let mut costs = Vec::new();
+    if restart {
+        costs.push(guard::restart_cost(running));
+    }
+    if rewrites {
+        costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });
+    }
+    let action = Action::ChangeInstance(Box::new(SpecChange { change, declared: declared.clone(), restart }));
+    let subject = Subject::Instance(name.clone());
+    decision.steps.push(Step { subject, node: place.node.clone(), action, cause, drifted, costs });
+}
+
+fn memory_of(change: &Change<Twin<InstanceSpec>>) -> Option<&InstanceSpec> {
+    change.after().memory.seen()
+}
+
+/// The settings that differ on disk or in memory.
+fn differing(change: &Change<Twin<InstanceSpec>>) -> BTreeSet<SettingName> {
+    let mut names = BTreeSet::new();
+    let (before, after) = (change.before(), change.after());
+    for (found, wanted) in [(&before.disk, &after.disk), (&before.memory, &after.memory)] {
+        let empty = InstanceSpec::default();
+        let (found, wanted) = (found.seen().unwrap_or(&empty), wanted.seen().unwrap_or(&empty));
+        let all = found.settings.keys().chain(wanted.settings.keys());
+        names.extend(all.filter(|name| found.settings.get(*name) != wanted.settings.get(*name)).cloned());
+    }
+    names
+}

@@ -1,0 +1,190 @@
+//! Differences of settings and of users, line by line.
+
+use std::sync::Arc;
+
+use similar::{Algorithm, ChangeTag, capture_diff_slices};
+
+use crate::model::acl::{AclUser, Loss, Selector, loss};
+use crate::model::action::SpecChange;
+use crate::model::binary::BinaryFacts;
+use crate::model::change::{Half, Twin};
+use crate::model::name::SettingName;
+use crate::model::setting::Kind;
+use crate::model::size::show_size;
+use crate::model::spec::InstanceSpec;
+
+/// How many names a list shows before it says "and n more".
+const NAMES_MAX: usize = 12;
+
+/// A value for people: bytes with their unit, empty text as `""`.
+pub(super) fn value(name: &SettingName, value: &str, binary: Option<&BinaryFacts>) -> String {
+    let kind = binary.and_then(|binary| binary.settings.get(name)).map(|facts| &facts.kind);
+    match (kind, value.parse::<u64>()) {
+        _ if value.is_empty() => "\"\"".to_owned(),
+        (Some(Kind::Memory { .. } | Kind::MemoryOrPercent), Ok(bytes)) if bytes >= 1024 => show_size(bytes),
+        (Some(Kind::Memory { .. }), Ok(0)) => "0".to_owned(),
+        _ => value.to_owned(),
+    }
+}
+
+/// One setting that changes.
+#[derive(Debug, Clone)]
+pub(super) struct SettingDiff {
+    pub name: String,
+    pub before: String,
+    pub after: String,
+    /// Where it differs, if not in both halves alike.
+    pub place: &'static str,
+    pub drift: bool,
+}
+
+/// The settings of a change, by name; what is not ours on the node comes as a setting of its own.
+pub(super) fn settings(
+    change: &SpecChange,
+    drifted: &dyn Fn(&SettingName) -> bool,
+    binary: Option<&BinaryFacts>,
+) -> Vec<SettingDiff> {
+    let empty = InstanceSpec::default();
+    let half = |half: &'_ Half<InstanceSpec>| half.seen().cloned().unwrap_or_default();
+    let (disk, memory) = (half(&change.change.before().disk), half(&change.change.before().memory));
+    let wanted_memory = change.change.after().memory.seen().unwrap_or(&empty);
+    let default = |name: &SettingName| binary.and_then(|binary| binary.default_of(name)).unwrap_or("(not set)").to_owned();
+    let mut names: Vec<&SettingName> =
+        disk.settings.keys().chain(memory.settings.keys()).chain(change.declared.settings.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut lines = Vec::new();
+    for name in names {
+        let declared = change.declared.settings.get(name);
+        let disk_differs = disk.settings.get(name) != declared;
+        let memory_differs = memory.settings.get(name) != wanted_memory.settings.get(name);
+        let shown = |text: Option<&String>| value(name, &text.cloned().unwrap_or_else(|| default(name)), binary);
+        let after = if declared.is_some() { shown(declared) } else { format!("{} (default)", shown(None)) };
+        let line = |before: Option<&String>, place: &'static str| SettingDiff {
+            name: name.to_string(),
+            before: shown(before),
+            after: after.clone(),
+            place,
+            drift: drifted(name),
+        };
+        match (disk_differs, memory_differs) {
+            (false, false) => {}
+            (true, false) => lines.push(line(disk.settings.get(name), "in the config file")),
+            (false, true) => lines.push(line(memory.settings.get(name), "in memory")),
+            (true, true) if shown(disk.settings.get(name)) == shown(memory.settings.get(name)) => {
+                lines.push(line(memory.settings.get(name), ""));
+            }
+            (true, true) => {
+                lines.push(line(disk.settings.get(name), "in the config file"));
+                lines.push(line(memory.settings.get(name), "in memory"));
+            }
+        }
+    }
+    // A setting that is only written out on disk, where its value is the default anyway, changes nothing in force.
+    for line in &mut lines {
+        if line.before == line.after && line.place == "in the config file" {
+            line.before = "(not set)".to_owned();
+        }
+    }
+    let foreign = |spec: &InstanceSpec, place: &'static str| {
+        spec.foreign
+            .iter()
+            .map(|line| SettingDiff {
+                name: line.clone(),
+                before: "not ours".to_owned(),
+                after: "removed".to_owned(),
+                place,
+                drift: true,
+            })
+            .collect::<Vec<_>>()
+    };
+    lines.extend(foreign(&disk, "in the config file"));
+    lines.extend(foreign(&memory, "in memory"));
+    lines
+}
+
+/// The rules of a user that change: `+ …` and `- …`, command rules in their order.
+pub(super) fn user(before: &Twin<Arc<AclUser>>, after: &AclUser) -> Vec<String> {
+    let closed = AclUser::closed();
+    let found = before.memory.seen().or(before.disk.seen()).map_or(&closed, |user| &**user);
+    let mut lines = Vec::new();
+    if found.enabled != after.enabled {
+        let word = |on: bool| if on { "on" } else { "off" };
+        lines.push(format!("~ {} -> {}", word(found.enabled), word(after.enabled)));
+    }
+    for (was, is, word) in
+        [(found.nopass, after.nopass, "nopass"), (found.skip_sanitize, after.skip_sanitize, "skip-sanitize-payload")]
+    {
+        if was != is {
+            lines.push(format!("{} {word}", if is { '+' } else { '-' }));
+        }
+    }
+    let passwords =
+        |user: &AclUser| user.passwords().iter().map(|password| format!("password fp:{password}")).collect::<Vec<_>>();
+    lines.extend(lines_of(&passwords(found), &passwords(after), ""));
+    lines.extend(selector(&found.root, &after.root, ""));
+    let longest = found.selectors().len().max(after.selectors().len());
+    let nothing = Selector::nothing();
+    for index in 0..longest {
+        let prefix = format!("selector {}: ", index + 1);
+        match (found.selectors().get(index), after.selectors().get(index)) {
+            (Some(was), Some(is)) => lines.extend(selector(was, is, &prefix)),
+            (None, Some(is)) => lines.extend(selector(&nothing, is, &prefix)),
+            (Some(was), None) => lines.push(format!("- {prefix}{}", was.words().join(" "))),
+            (None, None) => {}
+        }
+    }
+    lines
+}
+
+fn selector(before: &Selector, after: &Selector, prefix: &str) -> Vec<String> {
+    let mut lines = lines_of(&before.key_words(), &after.key_words(), prefix);
+    lines.extend(lines_of(&before.channel_words(), &after.channel_words(), prefix));
+    lines.extend(lines_of(&before.command_words(), &after.command_words(), prefix));
+    lines
+}
+
+fn lines_of(before: &[String], after: &[String], prefix: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for op in capture_diff_slices(Algorithm::Myers, before, after) {
+        for change in op.iter_changes(before, after) {
+            match change.tag() {
+                ChangeTag::Equal => {}
+                ChangeTag::Delete => lines.push(format!("- {prefix}{}", change.value())),
+                ChangeTag::Insert => lines.push(format!("+ {prefix}{}", change.value())),
+            }
+        }
+    }
+    lines
+}
+
+/// What a user can no longer do, in one line; nothing when nothing is taken away.
+pub(super) fn taken(before: &Twin<Arc<AclUser>>, after: &AclUser, binary: Option<&BinaryFacts>) -> Option<String> {
+    let found = before.memory.seen()?;
+    let names = binary.map(|binary| &binary.acl)?;
+    let Loss { login, passwords, keys, channels, commands, selectors } = loss(found, after, names);
+    let mut parts = Vec::new();
+    if login {
+        parts.push("logging in".to_owned());
+    }
+    if passwords > 0 {
+        parts.push(format!("{passwords} password{}", if passwords == 1 { "" } else { "s" }));
+    }
+    for (what, names) in [("keys", keys), ("channels", channels), ("commands", commands)] {
+        if !names.is_empty() {
+            parts.push(format!("{what} {}", some_of(&names)));
+        }
+    }
+    if selectors > 0 {
+        parts.push(format!("{selectors} selector{}", if selectors == 1 { "" } else { "s" }));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(NAMES_MAX) {
+        Some(more) if more > 0 => format!("{shown} and {more} more"),
+        Some(_) | None => shown,
+    }
+}

@@ -1,0 +1,210 @@
+//! The plan as text, in Terraform's symbols and wording where it has any; readable without colour.
+
+use super::words;
+use super::{Verb, View, by_subject, diff, summary};
+use crate::model::acl::AclUser;
+use crate::model::action::{Action, Creation, Opening};
+use crate::model::binary::BinaryFacts;
+use crate::model::desired::{Desired, Reach};
+use crate::model::live::Live;
+use crate::model::marker::Marker;
+use crate::model::name::InstanceName;
+use crate::model::plan::{Step, Subject};
+use crate::model::size::show_duration;
+
+/// Renders a plan. The last line is [`super::summary`].
+pub fn text(view: &View<'_>) -> String {
+    let mut out = Page::default();
+    let View { desired, live, plan, rest } = view;
+    let groups = by_subject(plan);
+    let instances = groups.iter().filter_map(|(subject, steps)| match subject {
+        Subject::Instance(name) => Some((name, steps)),
+        Subject::Fleet => None,
+    });
+    for (name, steps) in instances {
+        let verb = Verb::of(steps);
+        let place = steps.first().map(|step| place(desired, name, step)).unwrap_or_default();
+        out.line(1, &format!("{} instance {name}{place}", verb.sign()));
+        for step in steps {
+            show_step(&mut out, step, desired, live);
+        }
+        out.blank();
+    }
+    records(&mut out, &groups);
+    section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
+    let held =
+        plan.held.iter().map(|held| format!("! instance {}: {}: {}", held.instance, held.what, words::held_reason(&held.reason)));
+    section(&mut out, "Held back:", held);
+    section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
+    let then = rest.iter().enumerate().flat_map(|(pass, later)| {
+        later
+            .steps
+            .iter()
+            .filter(|step| step.subject != Subject::Fleet)
+            .map(move |step| format!("{}. {}", pass + 1, step_line(step)))
+    });
+    section(&mut out, "Then, once that is done:", then);
+    out.line(0, &summary(plan));
+    out.text
+}
+
+/// A step in one line, for progress and for what follows later.
+pub fn step_line(step: &Step) -> String {
+    let node = &step.node;
+    let what = match &step.action {
+        Action::WriteRecord(_) => return format!("write the fleet record on node {node}"),
+        Action::CreateInstance(_) => "create".to_owned(),
+        Action::StartInstance(_) => "start".to_owned(),
+        Action::ReopenInstance(_) => "restart to let the operator in".to_owned(),
+        Action::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
+        Action::ChangeInstance(_) => "change settings".to_owned(),
+        Action::SetUser(change) => format!("set user {}", change.user),
+        Action::RemoveUser { user, before: _ } => format!("remove user {user}"),
+        Action::SaveUsers { .. } => "save users".to_owned(),
+        Action::Mark(_) => "update the marker".to_owned(),
+        Action::DeleteInstance { .. } => "delete".to_owned(),
+        Action::Purge { uid } => format!("purge the data set aside as {uid}"),
+        Action::Restore { uid } => format!("restore the data set aside as {uid}"),
+    };
+    match &step.subject {
+        Subject::Instance(name) => format!("{name}: {what} (node {node})"),
+        Subject::Fleet => format!("{what} (node {node})"),
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn line(&mut self, depth: usize, line: &str) {
+        self.text.push_str(&"  ".repeat(depth));
+        self.text.push_str(line.trim_end());
+        self.text.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.text.push('\n');
+    }
+}
+
+fn section(out: &mut Page, title: &str, lines: impl Iterator<Item = String>) {
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() {
+        return;
+    }
+    out.line(0, title);
+    lines.for_each(|line| out.line(1, &line));
+    out.blank();
+}
+
+fn records(out: &mut Page, groups: &std::collections::BTreeMap<&Subject, Vec<&Step>>) {
+    let steps = groups.get(&Subject::Fleet).map_or(0, Vec::len);
+    if steps > 0 {
+        out.line(
+            1,
+            &format!(". the fleet's own record is brought up to date on {steps} node{}", if steps == 1 { "" } else { "s" }),
+        );
+        out.blank();
+    }
+}
+
+fn place(desired: &Desired, name: &InstanceName, step: &Step) -> String {
+    let mut parts = Vec::new();
+    if let Some(instance) = desired.instances.get(name) {
+        parts.extend(instance.tenant.iter().map(|tenant| format!("tenant {tenant}")));
+        parts.push(format!("shard {}", instance.shard));
+    }
+    parts.push(format!("node {}", step.node));
+    format!(" ({})", parts.join(", "))
+}
+
+fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
+    let binary = live.seen(&step.node).map(|(_, binary)| binary);
+    let cause = words::cause(step.cause);
+    let costs = words::costs(step);
+    let tail = if costs.is_empty() { format!("[{cause}]") } else { format!("[{cause}; {costs}]") };
+    match &step.action {
+        Action::WriteRecord(_) => {}
+        Action::CreateInstance(creation) => create(out, creation, desired, step, binary),
+        Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening),
+        Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening),
+        Action::ChangeInstance(change) => {
+            out.line(3, &format!("~ settings {tail}"));
+            for line in diff::settings(change, &|name| step.drifted.contains(name), binary) {
+                let drift = if line.drift && step.cause != crate::model::plan::Cause::Drift { " (drift)" } else { "" };
+                let place = if line.place.is_empty() { String::new() } else { format!(" {}", line.place) };
+                out.line(5, &format!("~ {}: {} -> {}{place}{drift}", line.name, line.before, line.after));
+            }
+        }
+        Action::SetUser(change) => {
+            let new = change.change.before().memory.is_absent();
+            out.line(3, &format!("{} user {} {tail}", if new { '+' } else { '~' }, change.user));
+            diff::user(change.change.before(), &change.wanted.user).iter().for_each(|line| out.line(5, line));
+            if let Some(taken) = diff::taken(change.change.before(), &change.wanted.user, binary) {
+                out.line(5, &format!("! takes away {taken}"));
+            }
+        }
+        Action::RemoveUser { user, before: _ } => out.line(3, &format!("- user {user} {tail}")),
+        Action::SaveUsers { wrong, why } => {
+            let names: Vec<&str> = wrong.iter().map(crate::model::name::UserName::as_str).collect();
+            let why = why.clone().unwrap_or_else(|| format!("it differs from memory for {}", names.join(", ")));
+            out.line(3, &format!("~ the ACL file is written anew: {why} {tail}"));
+        }
+        Action::Mark(change) => mark(out, change.before(), change.after(), &tail),
+        Action::DeleteInstance { uid: _ } => {
+            out.line(3, &format!("- everything {tail}"));
+            out.line(5, &format!("its data is set aside for {}", show_duration(desired.guard.retain_deleted)));
+        }
+        Action::Purge { uid } => out.line(3, &format!("- the data set aside as {uid} {tail}")),
+        Action::Restore { uid } => out.line(3, &format!("+ the data set aside as {uid} {tail}")),
+    }
+}
+
+fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, binary: Option<&BinaryFacts>) {
+    let reach = desired.nodes.get(&step.node).map(|node| match &node.reach {
+        Reach::Local(folder) => format!("in {folder}"),
+        Reach::Ssh(to) => format!("at {to}"),
+    });
+    out.line(3, &format!("+ server {} [{}]", reach.unwrap_or_default(), words::cause(step.cause)));
+    if creation.protect {
+        out.line(5, "+ protected from deletion");
+    }
+    for (name, value) in &creation.spec.settings {
+        out.line(5, &format!("+ {name}: {}", diff::value(name, value, binary)));
+    }
+    for (name, wanted) in &creation.users {
+        out.line(3, &format!("+ user {name}"));
+        diff::user(&Default::default(), &wanted.user).iter().for_each(|line| out.line(5, line));
+        if *wanted.user == AclUser::closed() {
+            out.line(5, "off, without any right");
+        }
+    }
+}
+
+fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening) {
+    out.line(3, &format!("~ {what} {tail}"));
+    if opening.before != opening.after {
+        out.line(5, "~ its config file is written anew first");
+    }
+    if opening.users.is_some() {
+        out.line(5, "~ its ACL file is written anew first");
+    }
+    for user in &opening.without {
+        out.line(5, &format!("- user {user}"));
+    }
+}
+
+fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
+    if before.tenant != after.tenant {
+        let shown = |marker: &Marker| marker.tenant.as_ref().map_or("none".to_owned(), ToString::to_string);
+        out.line(3, &format!("~ tenant: {} -> {} [requested; no server is touched]", shown(before), shown(after)));
+    }
+    if before.protect != after.protect {
+        out.line(3, &format!("~ protect: {} -> {} [requested; no server is touched]", before.protect, after.protect));
+    }
+    if before.applied != after.applied {
+        out.line(3, &format!(". what was applied is noted in the marker {tail}"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Causes, costs and reasons in words.
+
+use crate::model::action::Action;
+use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
+use crate::model::size::show_size;
+
+pub(super) fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Requested => "requested",
+        Cause::Drift => "drift",
+        Cause::Bookkeeping => "bookkeeping",
+    }
+}
+
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// What a cost means to the users of the instance.
+pub fn cost(cost: &Cost) -> String {
+    match cost {
+        Cost::Restart { connections: Some(connections), memory_bytes: Some(bytes) } => {
+            format!("restart: {} dropped, {} loaded again", count(*connections, "connection"), show_size(*bytes))
+        }
+        Cost::Restart { .. } => "restart: every connection dropped, the data loaded again".to_owned(),
+        Cost::Stop { connections } => format!("stop: {} dropped for good", count(*connections, "connection")),
+        Cost::Closes { user, connections, at_most } => {
+            let bound = if *at_most { "at most " } else { "" };
+            format!("closes {bound}{} of user {user}", count(*connections, "connection"))
+        }
+        Cost::Rewrite { memory_bytes } => {
+            format!("writes the whole dataset to disk once ({} in memory)", show_size(*memory_bytes))
+        }
+        Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
+    }
+}
+
+/// All costs of a step, or that there are none.
+pub(super) fn costs(step: &Step) -> String {
+    if step.costs.is_empty() {
+        return free(&step.action).to_owned();
+    }
+    step.costs.iter().map(cost).collect::<Vec<_>>().join("; ")
+}
+
+fn free(action: &Action) -> &'static str {
+    match action {
+        Action::ChangeInstance(_) | Action::SetUser(_) => "live, no connection is dropped",
+        Action::RemoveUser { .. } | Action::SaveUsers { .. } | Action::Mark(_) | Action::WriteRecord(_) => {
+            "no connection is dropped"
+        }
+        Action::CreateInstance(_)
+        | Action::StartInstance(_)
+        | Action::ReopenInstance(_)
+        | Action::DeleteInstance { .. }
+        | Action::Purge { .. }
+        | Action::Restore { .. } => "",
+    }
+}
+
+/// Why something is held, and what to do about it.
+pub fn held_reason(reason: &HeldReason) -> String {
+    match reason {
+        HeldReason::NodeUnseen { node, why } => format!("node {node} could not be seen: {why}"),
+        HeldReason::NotAnswering { node, why } => format!("its server on node {node} does not answer: {why}"),
+        HeldReason::NotOurs { node, why } => format!("what stands on node {node} is not ours to touch: {why}"),
+        HeldReason::Budget { max_restarts, behind } => {
+            format!("waits for {behind} (guard.max_restarts = {max_restarts})")
+        }
+        HeldReason::Approval { revision, deletes, max_deletes } => format!(
+            "the revision deletes {deletes} instances and may delete {max_deletes} (guard.max_deletes): \
+             run \"valkeeper approve {revision}\" to let it pass"
+        ),
+        HeldReason::Protected => "it is protected: set protect = false and apply that first".to_owned(),
+        HeldReason::Vanished => "its block is gone from the state repository and guard.prune is off: \
+                                 put it back with ensure = \"absent\" to delete it"
+            .to_owned(),
+        HeldReason::DataGone { why } => why.clone(),
+        HeldReason::RestartLosesData { revision } => format!(
+            "it keeps nothing on disk, so a restart would empty it: \
+             run \"valkeeper approve {revision}\" if that may happen"
+        ),
+        HeldReason::PortTaken { node, port } => {
+            format!("something else listens on port {port} of node {node}: free it or declare another port")
+        }
+        HeldReason::NoPortFree { ports } => {
+            format!("no port from {} to {} is free: widen ports of the shard", ports.start(), ports.end())
+        }
+        HeldReason::Refused => "its node's own server would refuse the declaration".to_owned(),
+        HeldReason::Loading { node } => format!("its server on node {node} is still loading its data"),
+        HeldReason::PlacedElsewhere { nodes } => {
+            let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
+            format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
+        }
+        HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
+    }
+}
+
+pub(super) fn note(note: &Note) -> String {
+    match note {
+        Note::UndeclaredUser { instance, user } => {
+            format!("instance {instance} has the undeclared user {user}; it is kept (guard.undeclared_users = \"keep\")")
+        }
+        Note::SetAside { instance, uid } => {
+            format!(
+                "data of a deleted instance {instance} is still kept: \"valkeeper restore {instance} --uid {uid}\" before applying brings it back"
+            )
+        }
+    }
+}
