@@ -43,7 +43,7 @@ pub enum Effect {
     AwaitAof,
     /// Makes a `dump.rdb` before the AOF is switched off.
     Snapshot,
-    /// Removes the files of an AOF that is switched off: a later start must not take them for the newest data.
+    /// Removes the files of an AOF that is being switched off: a later start must not take them for the newest data.
     DropAof,
     SetUser {
         user: UserName,
@@ -207,8 +207,8 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) 
         (true, false) => {
             effects.push(Effect::Snapshot);
             effects.extend(write);
-            effects.extend(set);
             effects.push(Effect::DropAof);
+            effects.extend(set);
         }
         (true, true) if write.is_some() => {
             // The AOF may have been switched on a moment ago, by us before a crash or by hand.

@@ -26,6 +26,8 @@ pub struct FleetRecord {
 pub struct Seat {
     pub uid: String,
     pub nodes: Vec<NodeName>,
+    /// The port it was given: it keeps it, also when its creation is taken up again after a crash.
+    pub port: u16,
 }
 
 impl FleetRecord {

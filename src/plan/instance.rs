@@ -108,7 +108,6 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
             create(scene, decision, name, instance, shard, node, wanted, Some(place.member));
         }
         Some(place) => {
-            scene.roster.adopt(name, &place.member.marker.uid, node);
             converge(scene, decision, name, instance, place, &wanted);
         }
         None => {
@@ -144,7 +143,10 @@ fn create(
 ) {
     let port = match begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port)) {
         Some(port) => Ok(port),
-        None => scene.ports.for_new(instance, shard, node),
+        None => {
+            let remembered = scene.roster.seat(name).filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
+            scene.ports.for_new(instance, shard, node, remembered)
+        }
     };
     let port = match port {
         Ok(port) => port,
@@ -152,10 +154,14 @@ fn create(
     };
     let uid = match begun {
         Some(member) => {
-            scene.roster.adopt(name, &member.marker.uid, node);
+            scene.roster.adopt(name, &member.marker.uid, node, port);
             member.marker.uid.clone()
         }
-        None => scene.roster.enter(name, node),
+        None => {
+            let kept = scene.live.seen(node).map_or(&[][..], |(facts, _)| &facts.set_aside);
+            let used: Vec<&str> = kept.iter().map(|kept| kept.uid.as_str()).collect();
+            scene.roster.enter(name, node, port, &used)
+        }
     };
     let address = scene.desired.nodes.get(node).and_then(|node| node.address);
     let creation = Creation {
@@ -179,17 +185,19 @@ fn converge(
 ) {
     let port = match scene.ports.for_member(instance, place.member, place.node) {
         Ok(Some(port)) => port,
-        Ok(None) => match scene.desired.shards.get(&instance.shard).map(|shard| scene.ports.for_new(instance, shard, place.node))
-        {
-            Some(Ok(port)) => port,
-            Some(Err(reason)) => return decision.hold(name, "converge", reason),
-            None => return,
-        },
+        Ok(None) => {
+            match scene.desired.shards.get(&instance.shard).map(|shard| scene.ports.for_new(instance, shard, place.node, None)) {
+                Some(Ok(port)) => port,
+                Some(Err(reason)) => return decision.hold(name, "converge", reason),
+                None => return,
+            }
+        }
         Err(reason) => return decision.hold(name, "change the port", reason),
     };
     let address = scene.desired.nodes.get(place.node).and_then(|node| node.address);
     let spec = wanted.spec(port, address);
     let member = place.member;
+    scene.roster.adopt(name, &member.marker.uid, place.node, port);
     match &member.server {
         Server::Silent { pid: _, why } => {
             let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };

@@ -38,7 +38,7 @@ pub fn plan(desired: &Desired, live: &Live) -> Plan {
         live,
         over_deletes: (deletes > desired.guard.max_deletes as usize && !approved).then_some(deletes),
         approved,
-        ports: Ports::new(desired, live),
+        ports: Ports::new(desired, live, &record),
         budget: guard::Budget::new(desired, live),
         roster: record::Roster::new(&record),
     };

@@ -89,7 +89,8 @@ pub(super) fn reopen(
 /// The config a server that is down is to be started with.
 ///
 /// The AOF follows the data, not the declaration: with a manifest the newest data is in the AOF, without one a server
-/// with `appendonly yes` ignores `dump.rdb` and starts empty (facts D). What is declared is then set while it runs.
+/// with `appendonly yes` ignores `dump.rdb` and starts empty (facts D). What is declared is then set while it runs. Where
+/// the AOF is off on disk and was never asked for, a manifest is left over from somebody's hand, and stale.
 ///
 /// # Errors
 /// Why it would come up without its data.
@@ -101,10 +102,8 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
     if member.marker.stage == Stage::Provisioning {
         return Ok(declared.clone());
     }
-    let had_aof = match member.spec.disk.seen() {
-        Some(file) => file.aof(),
-        None => member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes"),
-    };
+    let asked_for = member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes");
+    let had_aof = member.spec.disk.seen().map_or(asked_for, InstanceSpec::aof);
     if had_aof && !data.aof {
         return Err(
             "its AOF is gone from the data folder, so it would start without its newest data: bring the files back".to_owned()
@@ -112,7 +111,7 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
     }
     let mut spec = declared.clone();
     if let Ok(name) = SettingName::new("appendonly") {
-        spec.set(&name, if data.aof { "yes" } else { "no" });
+        spec.set(&name, if data.aof && (had_aof || asked_for) { "yes" } else { "no" });
     }
     Ok(spec)
 }

@@ -7,6 +7,7 @@ use crate::model::desired::{Desired, DesiredInstance, Shard};
 use crate::model::live::{Live, Member, MemberFacts};
 use crate::model::name::NodeName;
 use crate::model::plan::HeldReason;
+use crate::model::record::FleetRecord;
 use crate::model::spec::InstanceSpec;
 
 /// The ports of all nodes; worked out only when a new port is needed.
@@ -14,24 +15,34 @@ use crate::model::spec::InstanceSpec;
 pub(super) struct Ports<'a> {
     desired: &'a Desired,
     live: &'a Live,
+    record: &'a FleetRecord,
     reserved: OnceCell<BTreeMap<&'a NodeName, BTreeSet<u16>>>,
     given: BTreeSet<(NodeName, u16)>,
 }
 
 impl<'a> Ports<'a> {
-    pub(super) fn new(desired: &'a Desired, live: &'a Live) -> Self {
-        Self { desired, live, reserved: OnceCell::new(), given: BTreeSet::new() }
+    pub(super) fn new(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> Self {
+        Self { desired, live, record, reserved: OnceCell::new(), given: BTreeSet::new() }
     }
 
-    /// The port of an instance that is to be made.
+    /// The port of an instance that is to be made; `remembered`: the one the roster already gave it.
     ///
     /// # Errors
     /// When the declared port is taken, or none is free.
-    pub(super) fn for_new(&mut self, wanted: &DesiredInstance, shard: &Shard, node: &NodeName) -> Result<u16, HeldReason> {
+    pub(super) fn for_new(
+        &mut self,
+        wanted: &DesiredInstance,
+        shard: &Shard,
+        node: &NodeName,
+        remembered: Option<u16>,
+    ) -> Result<u16, HeldReason> {
         if let Some(port) = wanted.port {
             return if self.listening(node, port) { Err(HeldReason::PortTaken { node: node.clone(), port }) } else { Ok(port) };
         }
-        let reserved = self.reserved.get_or_init(|| reserved(self.desired, self.live));
+        if let Some(port) = remembered.filter(|port| !self.listening(node, *port)) {
+            return Ok(port);
+        }
+        let reserved = self.reserved.get_or_init(|| reserved(self.desired, self.live, self.record));
         let free = |port: &u16| {
             let on = |node: &NodeName| {
                 self.listening(node, *port)
@@ -77,7 +88,7 @@ pub(super) fn current(member: &MemberFacts) -> Option<u16> {
     applied.or_else(|| member.spec.disk.seen().and_then(InstanceSpec::port))
 }
 
-fn reserved<'a>(desired: &'a Desired, live: &'a Live) -> BTreeMap<&'a NodeName, BTreeSet<u16>> {
+fn reserved<'a>(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> BTreeMap<&'a NodeName, BTreeSet<u16>> {
     let mut reserved: BTreeMap<&NodeName, BTreeSet<u16>> = BTreeMap::new();
     for instance in desired.instances.values() {
         let nodes = desired.shards.get(&instance.shard).map_or(&[][..], |shard| &shard.nodes);
@@ -91,6 +102,11 @@ fn reserved<'a>(desired: &'a Desired, live: &'a Live) -> BTreeMap<&'a NodeName, 
             Member::Unmarked { .. } => None,
         });
         reserved.entry(node).or_default().extend(members);
+    }
+    for seat in record.roster.values() {
+        for node in &seat.nodes {
+            reserved.entry(node).or_default().insert(seat.port);
+        }
     }
     reserved
 }

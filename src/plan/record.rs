@@ -32,17 +32,18 @@ impl<'a> Roster<'a> {
         self.record.roster.get(instance)
     }
 
-    /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun.
-    pub(super) fn enter(&mut self, instance: &InstanceName, node: &NodeName) -> String {
-        let same = self.seat(instance).filter(|seat| seat.nodes.iter().eq([node]));
+    /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun. A
+    /// uid in `used` was an earlier incarnation's, whose data is set aside.
+    pub(super) fn enter(&mut self, instance: &InstanceName, node: &NodeName, port: u16, used: &[&str]) -> String {
+        let same = self.seat(instance).filter(|seat| seat.nodes.iter().eq([node]) && !used.contains(&seat.uid.as_str()));
         let uid = same.map_or_else(|| self.record.next_uid(instance), |seat| seat.uid.clone());
-        self.adopt(instance, &uid, node);
+        self.adopt(instance, &uid, node, port);
         uid
     }
 
     /// Enters an instance that stands on a node under this identity.
-    pub(super) fn adopt(&mut self, instance: &InstanceName, uid: &str, node: &NodeName) {
-        let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()] };
+    pub(super) fn adopt(&mut self, instance: &InstanceName, uid: &str, node: &NodeName, port: u16) {
+        let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()], port };
         if self.seat(instance) != Some(&seat) {
             self.changes.insert(instance.clone(), Some(seat));
         }

@@ -1,0 +1,183 @@
+//! The simulator: nodes in memory that take actions effect by effect, with faults between any two. It serves the laws
+//! only; `contract.rs` holds it and a real server to the same suite.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use valkeeper::fleet::{Execute, Held, Observe};
+use valkeeper::model::action::Standing;
+use valkeeper::model::change::Half;
+use valkeeper::model::effect::{Effect, effects, happen};
+use valkeeper::model::live::{Folder, Live, Member, MemberFacts, NodeFacts, Observed, Server};
+use valkeeper::model::name::{InstanceName, NodeName};
+use valkeeper::model::outcome::Outcome;
+use valkeeper::model::plan::{Step, Subject};
+
+/// What goes wrong with one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// The node's agent dies after this many effects.
+    CrashAfter(usize),
+    /// Everything is done, and the answer is lost.
+    LostReply,
+}
+
+/// The simulated nodes.
+pub struct Sim {
+    pub live: Mutex<Live>,
+    pub unseen: Mutex<BTreeSet<NodeName>>,
+    pub faults: Mutex<Box<dyn FnMut() -> Fault + Send>>,
+    /// Members that hold data which must never be lost.
+    pub treasured: Mutex<BTreeSet<(NodeName, InstanceName, String)>>,
+    /// Members whose AOF is off in memory: a manifest of theirs is stale.
+    pub aof_off: Mutex<BTreeSet<(NodeName, InstanceName)>>,
+    /// A person approved a revision that may empty instances.
+    pub loss_allowed: Mutex<bool>,
+    pub broken_laws: Mutex<Vec<String>>,
+}
+
+impl Sim {
+    pub fn new(live: Live) -> Self {
+        Self {
+            live: Mutex::new(live),
+            unseen: Mutex::default(),
+            faults: Mutex::new(Box::new(|| Fault::None)),
+            treasured: Mutex::default(),
+            aof_off: Mutex::default(),
+            loss_allowed: Mutex::default(),
+            broken_laws: Mutex::default(),
+        }
+    }
+
+    pub fn shown(&self) -> Live {
+        let mut live = self.live.lock().unwrap().clone();
+        for node in self.unseen.lock().unwrap().iter() {
+            live.nodes.insert(node.clone(), Observed::Unseen { unseen: "simulated".into() });
+        }
+        live
+    }
+
+    /// One attempt at one step, with whatever fault is due.
+    pub fn take(&self, step: &Step) -> Outcome {
+        if self.unseen.lock().unwrap().contains(&step.node) {
+            self.law(format!("a step on the unseen node {}: {step:?}", step.node));
+            return Outcome::NotReached("unseen".into());
+        }
+        let fault = (self.faults.lock().unwrap())();
+        let mut live = self.live.lock().unwrap();
+        let Live { nodes, binaries } = &mut *live;
+        let Some(Observed::Seen(node)) = nodes.get_mut(&step.node) else { return Outcome::NotReached("no such node".into()) };
+        let binary = binaries[&node.binary].clone();
+        match step.action.standing(&step.subject, node) {
+            Standing::After => return Outcome::AlreadyDone,
+            Standing::Elsewhere => return Outcome::Conflict(format!("{step:?}")),
+            Standing::Before => {}
+        }
+        for (index, effect) in effects(&step.action, &step.subject, node, &binary).into_iter().enumerate() {
+            if fault == Fault::CrashAfter(index) {
+                return Outcome::NotReached("crashed".into());
+            }
+            self.watch_start(step, node, &effect);
+            happen(node, &step.subject, &effect, &binary);
+            self.watch_stop(step, node, &effect);
+        }
+        if fault == Fault::LostReply {
+            return Outcome::NotReached("the reply was lost".into());
+        }
+        match step.action.standing(&step.subject, node) {
+            Standing::After => Outcome::Done,
+            Standing::Before | Standing::Elsewhere => Outcome::NotKept(format!("{step:?}")),
+        }
+    }
+
+    fn treasured<'a>(&self, step: &'a Step, node: &'a NodeFacts) -> Option<(&'a InstanceName, &'a MemberFacts)> {
+        let Subject::Instance(name) = &step.subject else { return None };
+        let member = node.member(name)?;
+        let key = (step.node.clone(), name.clone(), member.marker.uid.clone());
+        self.treasured.lock().unwrap().contains(&key).then_some((name, member))
+    }
+
+    /// A server that starts must come up with its newest data: in the AOF where there is one, else in the dump.
+    fn watch_start(&self, step: &Step, node: &NodeFacts, effect: &Effect) {
+        let Some((name, member)) = self.treasured(step, node) else { return };
+        if *effect != Effect::Start {
+            return;
+        }
+        let aof = member.spec.disk.seen().is_some_and(|spec| spec.aof());
+        let data = member.data;
+        let key = (step.node.clone(), name.clone());
+        let stale = self.aof_off.lock().unwrap().contains(&key);
+        if data.folder != Folder::Present || (aof && (!data.aof || stale)) || (!aof && !data.rdb) {
+            self.law(format!("{name} was started without its data ({data:?}, appendonly {aof}): {step:?}"));
+        }
+    }
+
+    fn watch_stop(&self, step: &Step, node: &NodeFacts, effect: &Effect) {
+        if let (Subject::Instance(name), Effect::ConfigSet(_) | Effect::Start) = (&step.subject, effect) {
+            let on = node.member(name).and_then(|member| member.spec.memory.seen()).is_some_and(|spec| spec.aof());
+            let key = (step.node.clone(), name.clone());
+            if on {
+                self.aof_off.lock().unwrap().remove(&key)
+            } else {
+                self.aof_off.lock().unwrap().insert(key)
+            };
+        }
+        let Some((name, member)) = self.treasured(step, node) else { return };
+        let kept = member.data.folder == Folder::Present && (member.data.aof || member.data.rdb);
+        if *effect == Effect::Stop && !kept && !*self.loss_allowed.lock().unwrap() {
+            self.law(format!("{name} was stopped with its data only in memory: {step:?}"));
+        }
+    }
+
+    pub fn law(&self, broken: String) {
+        self.broken_laws.lock().unwrap().push(broken);
+    }
+
+    /// Changes one member by hand, as a person would.
+    pub fn edit(&self, node: &NodeName, name: &InstanceName, change: impl FnOnce(&mut MemberFacts)) {
+        let mut live = self.live.lock().unwrap();
+        let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { return };
+        if let Some(Member::Marked(member)) = facts.members.get_mut(name).map(std::sync::Arc::make_mut) {
+            change(member);
+        }
+    }
+
+    /// A person destroyed the data: nobody can be blamed for its loss any more.
+    pub fn forget(&self, node: &NodeName, name: &InstanceName) {
+        self.treasured.lock().unwrap().retain(|(on, instance, _)| (on, instance) != (node, name));
+    }
+
+    /// Every running member that keeps data gets some now.
+    pub fn fill(&self) {
+        let mut live = self.live.lock().unwrap();
+        let mut treasured = self.treasured.lock().unwrap();
+        for (node, observed) in &mut live.nodes {
+            let Observed::Seen(facts) = observed else { continue };
+            for (name, member) in &mut facts.members {
+                let Member::Marked(member) = std::sync::Arc::make_mut(member) else { continue };
+                let (Server::Up(_), Half::Seen(_)) = (&member.server, &member.spec.memory) else { continue };
+                if !(member.data.aof || member.data.rdb) {
+                    continue;
+                }
+                treasured.insert((node.clone(), name.clone(), member.marker.uid.clone()));
+            }
+        }
+    }
+}
+
+impl Observe for Sim {
+    async fn observe(&self) -> Live {
+        self.shown()
+    }
+}
+
+impl Execute for Sim {
+    async fn perform(&self, step: &Step) -> Outcome {
+        self.take(step)
+    }
+
+    async fn acquire(&self, _holder: &str) -> Result<(), Held> {
+        Ok(())
+    }
+}
