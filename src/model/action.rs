@@ -27,7 +27,7 @@ pub type WantedUsers = BTreeMap<UserName, WantedUser>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Brings the node's copy of the fleet record up to date.
-    WriteRecord(Change<Option<FleetRecord>>),
+    WriteRecord(Change<Option<Arc<FleetRecord>>>),
     CreateInstance(Box<Creation>),
     /// Starts a server that is down, its files brought up to date first.
     StartInstance(Box<Opening>),
@@ -45,7 +45,7 @@ pub enum Action {
         why: Option<String>,
     },
     /// Changes only what the marker says; no server is touched.
-    Mark(Change<Marker>),
+    Mark(Box<Change<Marker>>),
     DeleteInstance {
         uid: String,
     },

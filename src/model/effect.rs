@@ -10,7 +10,7 @@ use super::action::{Action, Creation, Opening, SpecChange, WantedUsers};
 use super::binary::BinaryFacts;
 use super::change::{Half, Twin};
 use super::live::{Connections, DataFacts, Folder, Member, MemberFacts, NodeFacts, Running, Server, SetAside};
-use super::marker::{Applied, Marker, Stage, digest};
+use super::marker::{Applied, Marker, Stage};
 use super::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
 use super::password::Fingerprint;
 use super::plan::Subject;
@@ -22,7 +22,7 @@ use super::{acl::AclUser, operator};
 /// The smallest thing that happens on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    WriteRecord(FleetRecord),
+    WriteRecord(Arc<FleetRecord>),
     /// A new marker, with a new operator password.
     MakeMarker(Box<Creation>),
     WriteMarker(Box<Marker>),
@@ -93,7 +93,7 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
                 if change.user.as_str() == OPERATOR_USER { UserWords::Operator } else { UserWords::Given(change.wanted.clone()) };
             let mut marker = member.marker.clone();
             if !internal {
-                marker.applied.users.insert(change.user.clone(), digest(&to));
+                marker.applied.users.insert(change.user.clone(), to.clone());
             }
             let set = Effect::SetUser { user: change.user.clone(), to, words, close: change.close };
             mark(member, marker).into_iter().chain([set, Effect::SaveUsers]).collect()
@@ -157,7 +157,7 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>) -> Vec<Effect> {
 
 /// What a creation asks for, as the marker remembers it.
 pub fn applied(creation: &Creation) -> Applied {
-    let users = creation.users.iter().map(|(name, wanted)| (name.clone(), digest(&wanted.user))).collect();
+    let users = creation.users.iter().map(|(name, wanted)| (name.clone(), wanted.user.clone())).collect();
     Applied { settings: creation.spec.settings.clone(), users }
 }
 
@@ -165,7 +165,7 @@ fn open(opening: &Opening, member: &MemberFacts, running: bool) -> Vec<Effect> {
     let mut marker = member.marker.clone();
     marker.applied.settings.clone_from(&opening.after.settings);
     if let Some(users) = &opening.users {
-        marker.applied.users = users.iter().map(|(name, wanted)| (name.clone(), digest(&wanted.user))).collect();
+        marker.applied.users = users.iter().map(|(name, wanted)| (name.clone(), wanted.user.clone())).collect();
     }
     if marker.stage == Stage::Deleting {
         marker.stage = Stage::Active;

@@ -65,7 +65,7 @@ pub struct NodeFacts {
     #[serde(default)]
     pub members: BTreeMap<InstanceName, Arc<Member>>,
     #[serde(default)]
-    pub records: BTreeMap<FleetName, FleetRecord>,
+    pub records: BTreeMap<FleetName, Arc<FleetRecord>>,
     #[serde(default)]
     pub set_aside: Vec<SetAside>,
     /// TCP ports on which anything listens, ours included.

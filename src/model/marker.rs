@@ -1,6 +1,7 @@
 //! What a member carries to say whose it is, and what was last asked of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -46,12 +47,7 @@ pub struct Applied {
     #[serde(default)]
     pub settings: Settings,
     #[serde(default)]
-    pub users: BTreeMap<UserName, Fingerprint>,
-}
-
-/// The digest under which a user stands in [`Applied`].
-pub fn digest(user: &AclUser) -> Fingerprint {
-    Fingerprint::of(user.to_string().as_bytes())
+    pub users: BTreeMap<UserName, Arc<AclUser>>,
 }
 
 /// The marker as it is on disk, mode 0600.

@@ -22,6 +22,15 @@ pub const RIGHTS: &[&str] = &[
     "+exec",
 ];
 
+/// Is this user the operator with this password? `rights`: [`user`] of any password, so that it is built once for many.
+pub fn is(found: &AclUser, rights: &AclUser, password: Fingerprint) -> bool {
+    let flags = |user: &AclUser| (user.enabled, user.nopass, user.skip_sanitize);
+    flags(found) == flags(rights)
+        && found.root == rights.root
+        && found.selectors() == rights.selectors()
+        && found.passwords() == [password]
+}
+
 /// The operator as a server shows it; `names` only if a server must judge the words (they are the same on every version).
 pub fn user(password: Fingerprint, names: Option<&AclNames>) -> AclUser {
     let mut user = AclUser::closed();

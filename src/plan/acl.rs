@@ -11,7 +11,6 @@ use crate::model::action::{Action, UserChange, WantedUser};
 use crate::model::change::{Change, Half, Twin};
 use crate::model::desired::UndeclaredUsers;
 use crate::model::live::Running;
-use crate::model::marker::digest;
 use crate::model::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
 use crate::model::operator;
 use crate::model::plan::{Cause, Cost, Note};
@@ -21,6 +20,17 @@ pub(super) fn fixed(place: &Place<'_>) -> [(&'static str, WantedUser); 2] {
     let user = |user: AclUser| WantedUser { user: Arc::new(user), hashes: Arc::from([]) };
     let operator = operator::user(place.member.marker.operator, Some(&place.binary.acl));
     [(DEFAULT_USER, user(AclUser::closed())), (OPERATOR_USER, user(operator))]
+}
+
+/// Are the fixed users as they should be, in both halves? Nearly always, so nothing is built to find out.
+fn fixed_are_right(place: &Place<'_>) -> bool {
+    let both = |user: &str, right: &dyn Fn(&AclUser) -> bool| {
+        let twin = place.member.users.get(user);
+        twin.is_some_and(|twin| [&twin.disk, &twin.memory].into_iter().all(|half| half.seen().is_some_and(|user| right(user))))
+    };
+    let closed = AclUser::closed();
+    let password = place.member.marker.operator;
+    both(DEFAULT_USER, &|user| *user == closed) && both(OPERATOR_USER, &|user| operator::is(user, place.operator, password))
 }
 
 /// Steps for users, settings left aside.
@@ -34,15 +44,18 @@ pub(super) fn decide(
 ) {
     let before = decision.steps.len();
     let mut unsaved = BTreeSet::new();
+    let nothing = Twin::default();
     for (user, want) in &wanted.users {
-        let found = place.member.users.get(user.as_str()).cloned().unwrap_or_default();
-        let requested = place.member.marker.applied.users.get(user) != Some(&digest(&want.user));
-        set(decision, name, place, running, user, want, found, requested, &mut unsaved);
+        let found = place.member.users.get(user).unwrap_or(&nothing);
+        let asked = || place.member.marker.applied.users.get(user) != Some(&want.user);
+        set(decision, name, place, running, (user, want), found, asked, &mut unsaved);
     }
-    for (user, want) in fixed(place) {
-        let Ok(user) = UserName::new(user) else { continue };
-        let found = place.member.users.get(&user).cloned().unwrap_or_default();
-        set(decision, name, place, running, &user, &want, found, false, &mut unsaved);
+    if !fixed_are_right(place) {
+        for (user, want) in fixed(place) {
+            let Ok(user) = UserName::new(user) else { continue };
+            let found = place.member.users.get(&user).unwrap_or(&nothing);
+            set(decision, name, place, running, (&user, &want), found, || false, &mut unsaved);
+        }
     }
     for (user, found) in strangers(place, wanted) {
         remove(decision, name, place, running, user, found, undeclared);
@@ -67,24 +80,23 @@ fn set(
     name: &InstanceName,
     place: &Place<'_>,
     running: &Running,
-    user: &UserName,
-    want: &WantedUser,
-    found: Twin<Arc<AclUser>>,
-    requested: bool,
+    (user, want): (&UserName, &WantedUser),
+    found: &Twin<Arc<AclUser>>,
+    asked: impl Fn() -> bool,
     unsaved: &mut BTreeSet<UserName>,
 ) {
-    let target = Half::Seen(want.user.clone());
-    if found.memory == target {
-        if found.disk != target {
+    let is = |half: &Half<Arc<AclUser>>| half.seen() == Some(&want.user);
+    if is(&found.memory) {
+        if !is(&found.disk) {
             unsaved.insert(user.clone());
         }
         return;
     }
     let lost = found.memory.seen().map(|memory| loss(memory, &want.user, &place.binary.acl)).unwrap_or_default();
-    let Some(change) = Change::new(found, Twin::both(want.user.clone())) else { return };
+    let Some(change) = Change::new(found.clone(), Twin::both(want.user.clone())) else { return };
     let close = !lost.is_empty();
     let change = UserChange { user: user.clone(), change, wanted: want.clone(), close };
-    let cause = if requested { Cause::Requested } else { Cause::Drift };
+    let cause = if asked() { Cause::Requested } else { Cause::Drift };
     let costs = decision.step(name, place.node, Action::SetUser(Box::new(change)), cause);
     if close {
         costs.push(closes(running, user));

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::acl::AclUser;
 use crate::model::binary::BinaryFacts;
 use crate::model::desired::Desired;
-use crate::model::live::{Live, Member, MemberFacts, NodeFacts};
+use crate::model::live::{BinaryId, Live, Member, MemberFacts, NodeFacts};
 use crate::model::name::{InstanceName, NodeName};
+use crate::model::operator;
+use crate::model::password::Fingerprint;
 use crate::model::record::FleetRecord;
 
 /// A member of ours on a node that was seen.
@@ -15,6 +18,18 @@ pub(super) struct Place<'a> {
     pub facts: &'a NodeFacts,
     pub binary: &'a BinaryFacts,
     pub member: &'a MemberFacts,
+    /// The operator's rights on this binary.
+    pub operator: &'a AclUser,
+}
+
+/// The operator's rights by binary, judged once for all members.
+pub(super) type Operators = BTreeMap<BinaryId, AclUser>;
+
+pub(super) fn operators(live: &Live) -> Operators {
+    let rights = |(id, binary): (&BinaryId, &std::sync::Arc<BinaryFacts>)| {
+        (id.clone(), operator::user(Fingerprint::of(b""), Some(&binary.acl)))
+    };
+    live.binaries.iter().map(rights).collect()
 }
 
 /// Everything that stands under one name.
@@ -32,17 +47,18 @@ pub(super) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    pub(super) fn of(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> Self {
+    pub(super) fn of(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord, operators: &'a Operators) -> Self {
         let mut instances: BTreeMap<&InstanceName, Places<'_>> = BTreeMap::new();
         for name in desired.instances.keys().chain(record.roster.keys()) {
             instances.entry(name).or_default();
         }
         for (node, facts) in live.seen_nodes() {
             let Some(binary) = live.binaries.get(&facts.binary) else { continue };
+            let Some(operator) = operators.get(&facts.binary) else { continue };
             for (name, member) in &facts.members {
                 match claim(desired, record, facts, name, member) {
                     Claim::Ours(member) => {
-                        instances.entry(name).or_default().ours.push(Place { node, facts, binary, member });
+                        instances.entry(name).or_default().ours.push(Place { node, facts, binary, member, operator });
                     }
                     // What is not ours matters only where we want something under that name.
                     Claim::Strange(why) => {

@@ -7,7 +7,7 @@ use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
 use crate::model::live::{Folder, MemberFacts, Observed, Server};
-use crate::model::marker::{Applied, Marker, Stage, digest};
+use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
 use crate::model::spec::InstanceSpec;
@@ -221,6 +221,13 @@ fn converge(
     mark(decision, name, instance, place, wanted, &spec);
 }
 
+fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec) -> bool {
+    marker.tenant == instance.tenant
+        && marker.protect == instance.protect
+        && marker.applied.settings == spec.settings
+        && marker.applied.users.iter().eq(wanted.users.iter().map(|(name, want)| (name, &want.user)))
+}
+
 /// The marker says who the instance belongs to and what was asked; where nothing else writes it, this does.
 fn mark(
     decision: &mut Decision,
@@ -230,10 +237,14 @@ fn mark(
     wanted: &Wanted,
     spec: &InstanceSpec,
 ) {
+    let marker = &place.member.marker;
+    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec) {
+        return;
+    }
     let after_steps =
         if decision.steps.is_empty() { place.member.marker.clone() } else { forward::marker_after(&decision.steps, name, place) };
     let applied = if decision.held.is_empty() && matches!(place.member.server, Server::Up(_)) {
-        let users = wanted.users.iter().map(|(user, want)| (user.clone(), digest(&want.user))).collect();
+        let users = wanted.users.iter().map(|(user, want)| (user.clone(), want.user.clone())).collect();
         Applied { settings: spec.settings.clone(), users }
     } else {
         after_steps.applied.clone()
@@ -245,6 +256,6 @@ fn mark(
         Cause::Requested
     };
     if let Some(change) = Change::new(after_steps, target) {
-        decision.step(name, place.node, Action::Mark(change), cause);
+        decision.step(name, place.node, Action::Mark(Box::new(change)), cause);
     }
 }

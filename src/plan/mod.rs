@@ -30,7 +30,8 @@ pub use record::approve;
 /// What is to be done so that the nodes show what is desired. Never fails.
 pub fn plan(desired: &Desired, live: &Live) -> Plan {
     let record = record::newest(desired, live);
-    let found = Found::of(desired, live, &record);
+    let operators = found::operators(live);
+    let found = Found::of(desired, live, &record, &operators);
     let deletes = guard::count_deletes(desired, &found);
     let approved = record.approvals.contains(&desired.revision);
     let mut scene = Scene {

@@ -1,6 +1,7 @@
 //! What the fleet's record should say, and the steps that bring every seen copy to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::model::action::Action;
 use crate::model::change::Change;
@@ -11,9 +12,9 @@ use crate::model::plan::{Cause, Step, Subject};
 use crate::model::record::{FleetRecord, Seat};
 
 /// The newest copy seen; a fresh record if there is none.
-pub(super) fn newest(desired: &Desired, live: &Live) -> FleetRecord {
+pub(super) fn newest(desired: &Desired, live: &Live) -> Arc<FleetRecord> {
     let copies = live.seen_nodes().filter_map(|(_, node)| node.records.get(&desired.fleet));
-    copies.max_by_key(|record| record.generation).cloned().unwrap_or_else(|| FleetRecord::new(desired.fleet.clone()))
+    copies.max_by_key(|record| record.generation).cloned().unwrap_or_else(|| FleetRecord::new(desired.fleet.clone()).into())
 }
 
 /// The roster as it will be: most instances keep their seat, so only the differences are held.
@@ -73,12 +74,12 @@ impl<'a> Roster<'a> {
 }
 
 /// One step for every seen node whose copy is not the wanted one.
-pub(super) fn steps(newest: &FleetRecord, changed: Option<FleetRecord>, live: &Live, desired: &Desired) -> Vec<Step> {
-    let wanted = changed.as_ref().unwrap_or(newest);
+pub(super) fn steps(newest: &Arc<FleetRecord>, changed: Option<FleetRecord>, live: &Live, desired: &Desired) -> Vec<Step> {
+    let wanted = changed.map_or_else(|| newest.clone(), Arc::new);
     if wanted.generation == 0 {
         return Vec::new();
     }
-    let step = |(name, before): (&NodeName, Option<FleetRecord>)| {
+    let step = |(name, before): (&NodeName, Option<Arc<FleetRecord>>)| {
         let change = Change::new(before, Some(wanted.clone()))?;
         Some(Step {
             subject: Subject::Fleet,
@@ -89,7 +90,7 @@ pub(super) fn steps(newest: &FleetRecord, changed: Option<FleetRecord>, live: &L
             costs: Vec::new(),
         })
     };
-    let copies = live.seen_nodes().filter(|(_, node)| node.records.get(&desired.fleet) != Some(wanted));
+    let copies = live.seen_nodes().filter(|(_, node)| node.records.get(&desired.fleet) != Some(&wanted));
     copies.map(|(name, node)| (name, node.records.get(&desired.fleet).cloned())).filter_map(step).collect()
 }
 
@@ -99,7 +100,7 @@ pub fn approve(desired: &Desired, live: &Live) -> Vec<Step> {
     if newest.approvals.contains(&desired.revision) {
         return Vec::new();
     }
-    let mut record = newest.clone();
+    let mut record = FleetRecord::clone(&newest);
     record.generation += 1;
     record.approvals.insert(desired.revision.clone());
     steps(&newest, Some(record), live, desired)

@@ -22,6 +22,9 @@ pub(super) fn decide(
 ) {
     let member = place.member;
     let memory = InstanceSpec::new(place.binary.without_defaults(&declared.settings));
+    if member.spec.disk.seen() == Some(declared) && member.spec.memory.seen() == Some(&memory) {
+        return;
+    }
     let after = Twin { disk: Half::Seen(declared.clone()), memory: Half::Seen(memory) };
     let Some(change) = Change::new(member.spec.clone(), after) else { return };
     let differing = differing(&change);

@@ -131,20 +131,21 @@ impl Selector {
     /// # Errors
     /// As [`AclUser::apply`].
     pub fn apply(&mut self, word: &str, names: Option<&AclNames>) -> Result<(), WordError> {
-        let lower = word.to_ascii_lowercase();
-        match lower.as_str() {
+        match word.as_bytes().first() {
+            Some(b'~' | b'%') if word != "~*" => return self.keys.add(word),
+            Some(b'&') if word != "&*" => return self.channels.add(word),
+            _ => {}
+        }
+        let lower = if word.bytes().any(|b| b.is_ascii_uppercase()) { &*word.to_ascii_lowercase() } else { word };
+        match lower {
             "~*" | "allkeys" => self.keys = Keys::All,
             "resetkeys" => self.keys = Keys::Patterns(Vec::new()),
             "&*" | "allchannels" => self.channels = Channels::All,
             "resetchannels" => self.channels = Channels::Patterns(Vec::new()),
             "+@all" | "allcommands" => self.commands = Commands { all: true, rules: Vec::new() },
             "-@all" | "nocommands" => self.commands = Commands::default(),
-            _ => match word.as_bytes().first() {
-                Some(b'~' | b'%') => self.keys.add(word)?,
-                Some(b'&') => self.channels.add(word)?,
-                Some(b'+' | b'-') => self.commands.add(&lower, names)?,
-                _ => return Err(refused(word, "not a word of an ACL rule")),
-            },
+            _ if lower.starts_with(['+', '-']) => self.commands.add(lower, names)?,
+            _ => return Err(refused(word, "not a word of an ACL rule")),
         }
         Ok(())
     }

@@ -1,0 +1,179 @@
+//! `valkeeper apply`: plan, ask, act, and repeat until settled.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use clap::Args;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::exit::Exit;
+use super::load::{self, Loaded};
+use super::progress::{Progress, print_coloured};
+use super::saved::{self, Saved};
+use super::{SourceArgs, confirm, plan};
+use crate::fleet::Execute as _;
+use crate::model::plan::{Plan, Subject};
+use crate::plan::show::{self, View, step_line};
+use crate::reconcile::{self, Applied, Authority};
+
+/// Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes could
+/// not be seen
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The declared state; or, as PATH, a plan that `valkeeper plan --out` saved
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print one JSON object a line; needs --yes
+    #[arg(long, requires = "yes")]
+    pub json: bool,
+}
+
+pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
+    let saved = saved::load(&args.source.path)?;
+    let source = saved.as_ref().map_or_else(|| args.source.clone(), Saved::source);
+    let Some(loaded) = load::load(&source)? else { return Ok(Exit::Error) };
+    let fleet = load::fleet(&loaded, &source)?;
+    fleet.acquire(&load::holder("apply")).await?;
+    let look = reconcile::look(&loaded.desired, &fleet).await;
+    if load::refused(&loaded, &look.plan) {
+        return Ok(Exit::Error);
+    }
+    let authority = match &saved {
+        Some(saved) => match authority(saved, &loaded, &look.plan, &args.source.path) {
+            Some(authority) => Some(authority),
+            None => return Ok(Exit::Stale),
+        },
+        None => None,
+    };
+    let rest = crate::plan::rest(&loaded.desired, &look.live, &look.plan);
+    let view = View { desired: &loaded.desired, live: &look.live, plan: &look.plan, rest: &rest };
+    if args.json {
+        println!("{}", json!({ "event": "plan", "plan": show::json(&view) }));
+    } else {
+        print_coloured(&show::text(&view));
+    }
+    if look.plan.steps.is_empty() {
+        return Ok(end_of(&look.plan));
+    }
+    if !confirm::confirm("Apply this?", args.yes || saved.is_some())? {
+        println!("Nothing was changed.");
+        return Ok(Exit::Error);
+    }
+    let progress = Mutex::new(Progress::new(args.json));
+    let listen = Mutex::new(|event: crate::apply::schedule::Event<'_>| {
+        if let Ok(mut progress) = progress.lock() {
+            progress.show(event);
+        }
+    });
+    let stop = stop_on_signal();
+    let applied = reconcile::settle(&loaded.desired, &fleet, look, authority.as_ref(), &stop, &listen).await;
+    close(&applied, args.json);
+    Ok(exit(&applied))
+}
+
+/// What a saved plan allows, if what it was made from has not moved.
+fn authority(saved: &Saved, loaded: &Loaded, plan: &Plan, path: &Path) -> Option<Authority> {
+    let stale = |what: &str| {
+        anstream::eprintln!("error: {} is stale: {what}; plan again", path.display());
+        None
+    };
+    if saved.revision != loaded.desired.revision || saved.fleet != loaded.desired.fleet.as_str() {
+        return stale(&format!("what is declared moved from revision {} to {}", saved.revision, loaded.desired.revision));
+    }
+    if saved.steps != saved::identities(plan.steps.iter()) {
+        return stale("the nodes changed since it was made");
+    }
+    let all: Vec<_> = saved.steps.iter().chain(&saved.then).cloned().collect();
+    Some(Authority::new(&all))
+}
+
+/// Turns true at the first Ctrl-C or SIGTERM; a second one ends the process at once.
+fn stop_on_signal() -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            if !signalled().await {
+                return;
+            }
+            if asked {
+                std::process::exit(130);
+            }
+            asked = true;
+            anstream::eprintln!("finishing the steps under way; again to stop at once (applying again completes what is left)");
+            if sender.send(true).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn signalled() -> bool {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return false };
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.is_ok(),
+        received = terminate.recv() => received.is_some(),
+    }
+}
+
+fn close(applied: &Applied, as_json: bool) {
+    let plan = &applied.look.plan;
+    if as_json {
+        let failed = applied.failed.values().map(|(step, outcome)| {
+            json!({ "step": show::identity(step), "outcome": outcome.kind(), "message": outcome.message() })
+        });
+        println!(
+            "{}",
+            json!({
+                "event": "finished", "done": applied.done.len(), "failed": failed.collect::<Vec<_>>(),
+                "left": plan.steps.len(), "interrupted": applied.interrupted, "settled": plan.is_settled(),
+                "held": plan.held.iter().map(|held| json!({
+                    "instance": held.instance, "what": held.what, "message": show::held_reason(&held.reason),
+                })).collect::<Vec<_>>(),
+            })
+        );
+        return;
+    }
+    for (step, outcome) in applied.failed.values() {
+        println!("! {}: {outcome}", step_line(step));
+    }
+    if let Some(step) = &applied.beyond {
+        println!("! the saved plan does not allow: {}", step_line(step));
+    }
+    for held in &plan.held {
+        println!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason));
+    }
+    for (node, why) in &plan.unseen {
+        println!("! node {node}: {why}");
+    }
+    let left = plan.steps.iter().filter(|step| step.subject != Subject::Fleet).count();
+    let stopped = if applied.interrupted { " Stopped; applying again completes it." } else { "" };
+    println!("Applied: {} done, {} failed, {left} left, {} held.{stopped}", applied.done.len(), applied.failed.len(), plan.held.len());
+}
+
+fn exit(applied: &Applied) -> Exit {
+    if applied.beyond.is_some() {
+        Exit::Stale
+    } else if !applied.failed.is_empty() || applied.interrupted {
+        Exit::Error
+    } else {
+        end_of(&applied.look.plan)
+    }
+}
+
+/// The end when nothing (more) can be done.
+fn end_of(plan: &Plan) -> Exit {
+    if plan.is_settled() {
+        Exit::Ok
+    } else if plan::unseen(plan) {
+        Exit::Unseen
+    } else {
+        Exit::Error
+    }
+}

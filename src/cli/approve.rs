@@ -1,0 +1,49 @@
+//! `valkeeper approve`: let one revision pass the guard.
+
+use std::sync::Mutex;
+
+use clap::Args;
+use tokio::sync::watch;
+
+use super::exit::Exit;
+use super::{SourceArgs, load};
+use crate::apply::schedule::{self, Pace};
+use crate::fleet::{Execute as _, Observe as _};
+use crate::model::plan::Plan;
+
+/// The approval is kept in the fleet's record on its nodes; it lets this one revision delete more than
+/// guard.max_deletes, and restart instances that keep nothing on disk
+#[derive(Debug, Args)]
+pub(crate) struct ApproveArgs {
+    /// The revision, as `plan` shows it
+    pub revision: String,
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
+    let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
+    let desired = &loaded.desired;
+    anyhow::ensure!(
+        args.revision == desired.revision,
+        "{} is at revision {}, not {}: look at its plan before approving it",
+        args.source.path.display(),
+        desired.revision,
+        args.revision
+    );
+    let fleet = load::fleet(&loaded, &args.source)?;
+    fleet.acquire(&load::holder("approve")).await?;
+    let live = fleet.observe().await;
+    let mut plan = crate::plan::plan(desired, &live);
+    let unseen = plan.unseen.clone();
+    plan = Plan { steps: crate::plan::approve(desired, &live), ..plan };
+    anyhow::ensure!(live.seen_nodes().next().is_some(), "no node could be seen, so nothing can remember the approval: {unseen:?}");
+    let report = schedule::run(&plan, &fleet, Pace::default(), &watch::channel(false).1, &Mutex::new(|_| {})).await;
+    for (step, outcome) in &report.results {
+        let done = outcome.as_ref().is_some_and(crate::model::outcome::Outcome::is_done);
+        let outcome = outcome.as_ref().map_or_else(|| "not begun".to_owned(), ToString::to_string);
+        anyhow::ensure!(done, "the approval could not be written on node {}: {outcome}", step.node);
+    }
+    println!("Revision {} of fleet {} is approved.", desired.revision, desired.fleet);
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,23 @@
+//! `valkeeper observe`: what the nodes show, as TOML.
+
+use clap::Args;
+
+use super::exit::Exit;
+use super::{SourceArgs, live_file, load};
+use crate::fleet::Observe as _;
+use crate::model::live::Observed;
+
+/// Prints no secret: password hashes as short fingerprints, which still compare equal
+#[derive(Debug, Args)]
+pub(crate) struct ObserveArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+pub(crate) async fn observe(args: ObserveArgs) -> anyhow::Result<Exit> {
+    let Some(loaded) = load::load_without_secrets(&args.source)? else { return Ok(Exit::Error) };
+    let live = load::fleet(&loaded, &args.source)?.observe().await;
+    print!("{}", live_file::render(&live)?);
+    let unseen = live.nodes.values().any(|node| matches!(node, Observed::Unseen { .. }));
+    Ok(if unseen { Exit::Unseen } else { Exit::Ok })
+}

@@ -1,0 +1,80 @@
+//! `valkeeper plan`: look, and say what would be done.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::exit::Exit;
+use super::load::{self, Loaded};
+use super::{SourceArgs, live_file, saved};
+use crate::model::plan::{HeldReason, Plan};
+use crate::plan::show::{self, View};
+use crate::reconcile::{self, Look};
+
+/// Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes could not be seen, 1 on an error
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Print the plan as JSON
+    #[arg(long, conflicts_with = "markdown")]
+    pub json: bool,
+    /// Print the plan as Markdown, for a pull request
+    #[arg(long)]
+    pub markdown: bool,
+    /// Save the plan, so that `valkeeper apply FILE` does this and nothing else
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Plan offline, from what `valkeeper observe` printed
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    pub live: Option<PathBuf>,
+}
+
+pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
+    let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
+    let look = match &args.live {
+        Some(file) => {
+            let text = load::read_text(file)?;
+            let live = live_file::parse(&text).with_context(|| format!("{}", file.display()))?;
+            let plan = crate::plan::plan(&loaded.desired, &live);
+            Look { live, plan }
+        }
+        None => reconcile::look(&loaded.desired, &load::fleet(&loaded, &args.source)?).await,
+    };
+    if load::refused(&loaded, &look.plan) {
+        return Ok(Exit::Error);
+    }
+    let rest = crate::plan::rest(&loaded.desired, &look.live, &look.plan);
+    print(&args, &loaded, &View { desired: &loaded.desired, live: &look.live, plan: &look.plan, rest: &rest })?;
+    if let Some(file) = &args.out {
+        saved::save(file, &args.source, &loaded.desired, &look.plan, &rest)?;
+    }
+    Ok(exit(&look.plan))
+}
+
+fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<()> {
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&show::json(view))?);
+    } else if args.markdown {
+        print!("{}", show::markdown(view));
+    } else {
+        super::progress::print_coloured(&show::text(view));
+    }
+    Ok(())
+}
+
+fn exit(plan: &Plan) -> Exit {
+    if unseen(plan) {
+        Exit::Unseen
+    } else if plan.steps.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Changes
+    }
+}
+
+/// Is there a node or a server that nothing could be learnt from?
+pub(super) fn unseen(plan: &Plan) -> bool {
+    !plan.unseen.is_empty() || plan.held.iter().any(|held| matches!(held.reason, HeldReason::NotAnswering { .. }))
+}
