@@ -1,0 +1,13 @@
+//! The integration tests, all in one binary: each further one would link the whole tree again.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
+)]
+
+mod tidy;
