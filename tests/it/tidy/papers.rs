@@ -58,12 +58,12 @@ pub fn dangling(document: &str, text: &str, exists: impl Fn(&str) -> bool) -> Ve
     missing.map(|path| format!("{document}: names {path}, which does not exist")).collect()
 }
 
-/// A path of this project: with a folder or the ending of a kind of file that we have, and without a placeholder.
+/// A path of this project: it has a folder, starts at no other place, and holds no placeholder. A bare file name may be
+/// of any folder.
 fn is_path(word: &str) -> bool {
     let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-    let relative = !word.starts_with(['/', '.', '-']);
-    let known_ending = [".rs", ".toml", ".md"].iter().any(|ending| word.ends_with(ending));
-    plain && relative && (known_ending || word.ends_with('/') || word.starts_with("src/") || word.starts_with("tests/"))
+    let known_ending = [".rs", ".toml", ".md", "/"].iter().any(|ending| word.ends_with(ending));
+    plain && known_ending && word.contains('/') && !word.starts_with(['/', '.'])
 }
 
 pub fn too_long(text: &str) -> Vec<String> {
