@@ -26,7 +26,7 @@ lint: toolchain ## Check format, clippy, docs, licences, bans, sources and advis
 	scripts/lint
 
 soak: install-missing ## Run everything random at its full counts (VALKEEPER_SEED=… repeats a run)
-	VALKEEPER_SOAK=1 $(CARGO) test --release --locked -- --nocapture
+	VALKEEPER_SOAK=1 $(CARGO) test --release --locked --lib --bins --tests -- --nocapture
 
 bench: install-missing ## Measure speed against its floors, printed as ratios
 	$(CARGO) bench --locked
