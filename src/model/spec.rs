@@ -6,7 +6,7 @@ use super::name::SettingName;
 use super::setting::Settings;
 
 /// The settings of one member, declared or found. On disk: what the config file says. In memory: what differs from the
-/// binary's defaults. Paths and supervision are not part of it: they follow from the node ([`crate::host::layout`]).
+/// binary's defaults. Paths and supervision are not part of it: they follow from the node (`host/layout.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct InstanceSpec {
     pub settings: Settings,
