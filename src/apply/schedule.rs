@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -126,7 +126,7 @@ async fn attempt<E: Execute>(
     let mut attempt = 1;
     loop {
         tell(Event::Begun { step, attempt });
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         let outcome = match tokio::time::timeout(pace.deadline, execute.perform(step)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Outcome::NotReached(format!("no answer within {} s", pace.deadline.as_secs())),
