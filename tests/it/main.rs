@@ -1,0 +1,5 @@
+//! The one integration-test binary.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
+
+mod node;
+mod support;
