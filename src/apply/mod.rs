@@ -1,1 +1,12 @@
+//! EFFECT: the schedule on the controller, and performing on a node.
+//!
+//! [`perform`] is the one rule for every step: look, compare, write, look again. [`instance`], [`acl`] and [`set_aside`]
+//! do the single effects of their kind; [`proof`] tries a config away from the data.
 
+pub mod acl;
+mod difference;
+pub mod instance;
+pub mod perform;
+mod proof;
+mod server;
+mod set_aside;
