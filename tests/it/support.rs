@@ -29,7 +29,7 @@ pub const UID: &str = "0123456789abcdef";
 
 /// A node, alone in its fleet.
 pub struct World {
-    _folder: TempDir,
+    folder: Option<TempDir>,
     pub state: PathBuf,
     pub fleet: LocalFleet,
 }
@@ -105,10 +105,16 @@ impl World {
     pub async fn named(below: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join(below);
-        let fleet = fleet_at(&state, &surroundings());
-        let world = Self { _folder: folder, state, fleet };
-        world.fleet.acquire("a test").await.unwrap();
+        let mut world = Self::at(&state).await;
+        world.folder = Some(folder);
         world
+    }
+
+    /// In a folder that somebody else removes.
+    pub async fn at(state: &Path) -> Self {
+        let fleet = fleet_at(state, &surroundings());
+        fleet.acquire("a test").await.unwrap();
+        Self { folder: None, state: state.to_owned(), fleet }
     }
 
     /// Everything there is to see; the node has to be visible.
@@ -246,5 +252,6 @@ pub fn stop_all(state: &Path) {
 impl Drop for World {
     fn drop(&mut self) {
         stop_all(&self.state);
+        drop(self.folder.take());
     }
 }
