@@ -1,68 +1,33 @@
 //! The effects on an instance: its marker, its files, its process, its settings.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
-
-use jiff::Timestamp;
-use rand::RngExt as _;
-use rand::distr::Alphanumeric;
-use tokio::time::Instant;
 
 use super::server::{Acting, Halt, failed, write_marker, write_marker_file};
-use crate::host::files;
+use crate::host::clock::{self, Poll};
+use crate::host::files::{self, Stamp, stamp};
+use crate::host::machine;
 use crate::host::process::{self, Handle, StopError};
 use crate::host::valkey::{Connection, ValkeyError, info_field, reach};
 use crate::model::action::Creation;
 use crate::model::config_file;
 use crate::model::effect::applied;
 use crate::model::marker::{Marker, MarkerFile, Stage};
-use crate::model::password::Secret;
 use crate::model::setting::Settings;
 use crate::model::spec::InstanceSpec;
-use crate::observe::memory::left;
 use crate::observe::{chain, member};
 
-/// Letters and digits of an operator password: 40 of 62 are over 230 bits, so that its unsalted hash tells nothing.
-const PASSWORD_CHARS: usize = 40;
-/// How often a starting or working server is asked again: soon at first, then seldom.
-const POLL_FIRST: Duration = Duration::from_millis(2);
-const POLL_LAST: Duration = Duration::from_millis(100);
 /// What a person who opens a config file should know.
 const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here by hand is found by the next plan and undone.";
-
-/// Waits a growing while.
-struct Poll {
-    next: Duration,
-}
-
-impl Poll {
-    fn new() -> Self {
-        Self { next: POLL_FIRST }
-    }
-
-    /// False when there is no time left.
-    async fn again(&mut self, end: Instant) -> bool {
-        if Instant::now() + self.next >= end {
-            return false;
-        }
-        tokio::time::sleep(self.next).await;
-        self.next = (self.next * 3 / 2).min(POLL_LAST);
-        true
-    }
-}
 
 impl Acting {
     /// A new marker with a new operator password.
     pub(super) async fn make_marker(&self, creation: &Creation) -> Result<(), Halt> {
-        let password: String = rand::rng().sample_iter(Alphanumeric).take(PASSWORD_CHARS).map(char::from).collect();
-        let operator_password = Secret::new(password);
+        let operator_password = machine::new_password();
         let marker = Marker {
             fleet: creation.fleet.clone(),
             uid: creation.uid.clone(),
             machine: self.node.machine.clone(),
-            created: Timestamp::now(),
+            created: clock::now(),
             stage: Stage::Provisioning,
             tenant: creation.tenant.clone(),
             protect: creation.protect,
@@ -114,9 +79,9 @@ impl Acting {
         let mut server = process::spawn(&self.binary.path, &config, &data, &log)
             .map_err(|error| Halt::Failed(format!("{} cannot be started: {error}", self.binary.path.display())))?;
         let socket = layout.socket(&self.name);
-        let mut poll = Poll::new();
+        let mut poll = Poll::default();
         loop {
-            match reach(&socket, left(self.end)).await {
+            match reach(&socket, self.end.left()).await {
                 Ok(_open) => return Ok(()),
                 Err(ValkeyError::Absent | ValkeyError::Refused) => {}
                 Err(error) => return Err(error.into()),
@@ -134,7 +99,7 @@ impl Acting {
 
     async fn await_loaded(&mut self) -> Result<(), Halt> {
         self.hang_up();
-        let mut poll = Poll::new();
+        let mut poll = Poll::default();
         loop {
             let info = self.info("persistence").await?;
             if info_field(&info, "loading") == Some("0") {
@@ -153,8 +118,8 @@ impl Acting {
 
     /// The process of this member, if it runs: by its socket, its pidfile or the folder it works in.
     async fn find(&self) -> Result<Option<u32>, Halt> {
-        let listening = match reach(&self.node.layout.socket(&self.name), left(self.end)).await {
-            Ok(stream) => Connection::over(stream, left(self.end)).await.ok().and_then(|connection| connection.pid),
+        let listening = match reach(&self.node.layout.socket(&self.name), self.end.left()).await {
+            Ok(stream) => Connection::over(stream, self.end.left()).await.ok().and_then(|connection| connection.pid),
             Err(_) => None,
         };
         let binary = self.binary.clone();
@@ -176,7 +141,7 @@ impl Acting {
         }
         let log = self.node.layout.log(&self.name);
         let before = process::log_length(&log);
-        match handle.stop(left(self.end)).await {
+        match handle.stop(self.end.left()).await {
             Ok(()) => Ok(()),
             Err(error @ StopError::Refuses(_)) => failed(format!("{error}; {}", process::tail_since(&log, before))),
             Err(error @ StopError::Signal(_)) => failed(chain(&error)),
@@ -196,7 +161,7 @@ impl Acting {
 
     /// Waits until the AOF is complete: no rewrite runs or is due, and the last one went well (facts D).
     pub(super) async fn await_aof(&mut self) -> Result<(), Halt> {
-        let mut poll = Poll::new();
+        let mut poll = Poll::default();
         loop {
             let info = self.info("persistence").await?;
             let field = |name| info_field(&info, name).unwrap_or_default();
@@ -220,7 +185,7 @@ impl Acting {
     pub(super) async fn snapshot(&mut self) -> Result<(), Halt> {
         let file = self.node.layout.data(&self.name).join("dump.rdb");
         let (saves, old) = self.begin_snapshot(&file).await?;
-        let mut poll = Poll::new();
+        let mut poll = Poll::default();
         loop {
             let info = self.info("persistence").await?;
             let field = |name| info_field(&info, name).unwrap_or_default();
@@ -239,7 +204,7 @@ impl Acting {
 
     /// Starts a snapshot of our own: not while another one, or a rewrite, runs. Gives the count of saves and the file before.
     async fn begin_snapshot(&mut self, file: &Path) -> Result<(u64, Stamp), Halt> {
-        let mut poll = Poll::new();
+        let mut poll = Poll::default();
         loop {
             let info = self.info("persistence").await?;
             let field = |name| info_field(&info, name).unwrap_or_default();
@@ -259,13 +224,6 @@ impl Acting {
             }
         }
     }
-}
-
-/// What changes when a file is replaced.
-type Stamp = Option<(u64, i64, i64)>;
-
-fn stamp(file: &Path) -> Stamp {
-    fs::metadata(file).ok().map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Why a server ended at its start, with a cure where the words allow one.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::difference::{Expected, describe};
 use super::proof::Proofs;
 use super::server::{Acting, Halt, failed};
+use crate::host::clock::Deadline;
 use crate::host::files;
 use crate::model::action::{Action, Standing};
 use crate::model::effect::{Effect, effects};
@@ -37,18 +36,16 @@ impl Performer {
     /// Takes the step, within its time limit. `fleet`: whose members may be touched, if the caller knows.
     pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
         let limits = self.node.limits();
-        let end = Instant::now() + limits.step;
+        let end = Deadline::after(limits.step);
         // The waits inside end in time by themselves and say what they waited for; this is for what they do not cover.
-        let last = end + limits.look * 2;
-        match tokio::time::timeout_at(last, self.converge(step, fleet, end)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => {
-                Outcome::Failed(format!("it was not done within {:?}; the next look shows how far it came", limits.step))
-            }
+        let last = end.later_by(limits.look * 2);
+        match last.bound(self.converge(step, fleet, end)).await {
+            Some(outcome) => outcome,
+            None => Outcome::Failed(format!("it was not done within {:?}; the next look shows how far it came", limits.step)),
         }
     }
 
-    async fn converge(&self, step: &Step, fleet: Option<&FleetName>, end: Instant) -> Outcome {
+    async fn converge(&self, step: &Step, fleet: Option<&FleetName>, end: Deadline) -> Outcome {
         let binary = match self.node.binary().await {
             Ok(binary) => binary,
             Err(error) => return Outcome::Failed(chain(&error)),
@@ -109,7 +106,7 @@ impl Performer {
         }
     }
 
-    async fn act(&self, step: &Step, found: &NodeFacts, binary: &Binary, end: Instant) -> Result<(), Halt> {
+    async fn act(&self, step: &Step, found: &NodeFacts, binary: &Binary, end: Deadline) -> Result<(), Halt> {
         let list = effects(&step.action, &step.subject, found, &binary.facts);
         self.prepare().await?;
         let name = match &step.subject {
@@ -118,7 +115,7 @@ impl Performer {
         };
         let mut acting = Acting::new(Arc::clone(&self.node), name, binary.clone(), end);
         for effect in &list {
-            if Instant::now() >= end {
+            if end.is_over() {
                 return Err(Halt::Pending("more time than one step has".to_owned()));
             }
             self.take(effect, &mut acting).await?;

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
+use crate::host::clock::Deadline;
 use crate::host::files::{self, FileError};
 use crate::host::valkey::{Connection, Reply, ValkeyError, Words, reach};
 use crate::model::marker::{Marker, MarkerFile};
 use crate::model::name::{InstanceName, OPERATOR_USER};
 use crate::observe::binary::Binary;
 use crate::observe::disk::{self, MarkerOnDisk};
-use crate::observe::memory::left;
 use crate::observe::{LocalNode, chain};
 
 /// Why an effect did not come to its end.
@@ -43,12 +41,12 @@ pub(super) struct Acting {
     pub name: InstanceName,
     pub binary: Binary,
     /// When the step has to be over.
-    pub end: Instant,
+    pub end: Deadline,
     connection: Option<Connection>,
 }
 
 impl Acting {
-    pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Instant) -> Self {
+    pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Deadline) -> Self {
         Self { node, name, binary, end, connection: None }
     }
 
@@ -76,13 +74,13 @@ impl Acting {
             Some(connection) => connection,
             None => {
                 let marker = self.marker().await?;
-                let stream = reach(&self.node.layout.socket(&self.name), left(end)).await?;
-                let mut connection = Connection::over(stream, left(end)).await?;
+                let stream = reach(&self.node.layout.socket(&self.name), end.left()).await?;
+                let mut connection = Connection::over(stream, end.left()).await?;
                 connection.log_in(OPERATOR_USER, &marker.operator_password).await?;
                 self.connection.insert(connection)
             }
         };
-        connection.set_timeout(left(end));
+        connection.set_timeout(end.left());
         Ok(connection.ask_all(commands).await?)
     }
 

@@ -2,9 +2,8 @@
 //!
 //! The marker moves last, both ways: until then a crash leaves a member that says what was being done to it.
 
-use jiff::Timestamp;
-
 use super::server::{Acting, Halt, failed, read_marker, write_marker};
+use crate::host::clock;
 use crate::host::files;
 use crate::host::layout::Layout;
 use crate::model::live::SetAside;
@@ -39,7 +38,7 @@ impl Acting {
             // A run before this one may have moved the data already.
             let bytes = files::folder_bytes(&layout.data(name)) + files::folder_bytes(&folder.join(DATA));
             let manifest =
-                SetAside { instance: name.clone(), fleet: marker.fleet, uid: marker.uid, deleted_at: Timestamp::now(), bytes };
+                SetAside { instance: name.clone(), fleet: marker.fleet, uid: marker.uid, deleted_at: clock::now(), bytes };
             let text = toml::to_string(&manifest).map_err(|error| Halt::Failed(error.to_string()))?;
             files::replace(&folder.join(MANIFEST), text.as_bytes(), 0o600)?;
             files::rename(&layout.data(name), &folder.join(DATA))?;

@@ -1,5 +1,7 @@
 //! The nodes that are folders on this machine: looked at and acted on in this process.
 
+#![expect(clippy::disallowed_methods, reason = "which server this process may start is read from its environment here")]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};

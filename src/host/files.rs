@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -24,16 +24,18 @@ pub struct FileError {
 
 /// The error and what helps.
 fn cure(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::StorageFull => "no space is left on its disk; free some".to_owned(),
-        io::ErrorKind::ReadOnlyFilesystem => "its file system is read-only; mount it writable".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied; give the folder to the user that valkeeper runs as".to_owned(),
-        io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
-        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            "it is a symbolic link, which is never followed here; put the real file or folder in its place".to_owned()
-        }
-        _ => error.to_string(),
-    }
+    use io::ErrorKind;
+    let known: [(bool, &str); 5] = [
+        (error.kind() == ErrorKind::StorageFull, "no space is left on its disk; free some"),
+        (error.kind() == ErrorKind::ReadOnlyFilesystem, "its file system is read-only; mount it writable"),
+        (error.kind() == ErrorKind::PermissionDenied, "permission denied; give the folder to the user that valkeeper runs as"),
+        (error.kind() == ErrorKind::QuotaExceeded, "the disk quota is used up"),
+        (
+            error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()),
+            "it is a symbolic link, which is never followed here; put the real file or folder in its place",
+        ),
+    ];
+    known.iter().find(|(is, _)| *is).map_or_else(|| error.to_string(), |(_, words)| (*words).to_owned())
 }
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
@@ -146,6 +148,13 @@ fn refuse_link(path: &Path) -> Result<(), FileError> {
         Ok(meta) if meta.file_type().is_symlink() => Err(at("cannot write", path)(rustix::io::Errno::LOOP.into())),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// What changes when a file is replaced or written to.
+pub type Stamp = Option<(u64, i64, i64)>;
+
+pub fn stamp(file: &Path) -> Stamp {
+    fs::metadata(file).ok().map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// The names in a folder; none if it does not exist. What is no text cannot be a name of ours.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
-use tokio::time::Instant;
 
+use super::clock::{Deadline, Poll};
 use super::layout::Socket;
 use super::process::{LOG_TAIL_BYTES, SAFE_PATH, tail};
 use super::valkey::{Connection, ValkeyError, reach};
@@ -46,7 +46,8 @@ impl Scratch {
     /// # Errors
     /// Its own words, if it refuses the directives.
     pub async fn start(binary: &Path, below: &Path, directives: &[Directive], limit: Duration) -> Result<Self, ScratchError> {
-        let end = Instant::now() + limit;
+        let end = Deadline::after(limit);
+        let mut poll = Poll::default();
         let folder_error = |error| ScratchError::Folder(below.to_owned(), error);
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(below).map_err(folder_error)?;
         let mut all = directives.to_vec();
@@ -75,13 +76,12 @@ impl Scratch {
                     if matches!(server.try_wait(), Ok(Some(_))) {
                         return Err(ScratchError::Ended(tail(&folder.path().join(LOG), LOG_TAIL_BYTES)));
                     }
-                    if Instant::now() >= end {
+                    if !poll.again(end).await {
                         return Err(ScratchError::Silent(error));
                     }
                 }
                 Err(error) => return Err(ScratchError::Silent(error)),
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
         };
         Ok(Self { connection, _server: server, _folder: folder })
     }

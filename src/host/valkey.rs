@@ -76,11 +76,9 @@ pub async fn reach(socket: &Socket, timeout: Duration) -> Result<UnixStream, Val
     let connecting = UnixStream::connect(path.as_path());
     match tokio::time::timeout(timeout, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::NotFound => ValkeyError::Absent,
-            io::ErrorKind::ConnectionRefused => ValkeyError::Refused,
-            _ => ValkeyError::Io(error),
-        }),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Err(ValkeyError::Absent),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(ValkeyError::Refused),
+        Ok(Err(error)) => Err(ValkeyError::Io(error)),
         Err(_elapsed) => Err(ValkeyError::Timeout(timeout)),
     }
 }
@@ -154,8 +152,16 @@ fn reply(value: Value) -> Result<Reply, ValkeyError> {
         Value::Nil => Ok(Reply::Nothing),
         Value::Array(values) => values.into_iter().map(reply).collect::<Result<_, _>>().map(Reply::List),
         Value::ServerError(error) => Err(refusal(error.code(), error.details().unwrap_or_default())),
-        // RESP2 has no other form.
-        _ => Err(ValkeyError::Strange("a form of another protocol version")),
+        // Forms of RESP3, which is never asked for.
+        Value::Map(_)
+        | Value::Attribute { .. }
+        | Value::Set(_)
+        | Value::Double(_)
+        | Value::Boolean(_)
+        | Value::VerbatimString { .. }
+        | Value::BigNumber(_)
+        | Value::Push { .. }
+        | _ => Err(ValkeyError::Strange("a form of another protocol version")),
     }
 }
 

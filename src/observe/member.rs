@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::binary::Binary;
 use super::disk::{self, MarkerOnDisk, UsersOnDisk};
-use super::memory::{self, Memory, left};
+use super::memory::{self, Memory};
 use super::{LocalNode, chain};
+use crate::host::clock::Deadline;
 use crate::host::process;
 use crate::host::valkey::{Connection, ValkeyError, reach};
 use crate::model::acl::AclUser;
@@ -52,7 +51,7 @@ struct Disk {
 
 /// What stands under this name; nothing if nothing does. Never takes longer than the limit of a look, and a bit.
 pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, processes: &Arc<Processes>) -> Option<Member> {
-    let end = Instant::now() + node.limits().look;
+    let end = Deadline::after(node.limits().look);
     let disk = match read_disk(node, name, binary, end).await {
         Ok(disk) => disk,
         Err(why) => return Some(Member::Unmarked { unmarked: why }),
@@ -80,7 +79,7 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, p
     }))
 }
 
-async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Instant) -> Result<Disk, String> {
+async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Deadline) -> Result<Disk, String> {
     let (node, name, facts) = (Arc::clone(node), name.clone(), Arc::clone(&binary.facts));
     let limit = node.limits().look;
     let read = tokio::task::spawn_blocking(move || {
@@ -96,10 +95,10 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
             data: disk::data(&node.layout, &name),
         }
     });
-    match tokio::time::timeout_at(end, read).await {
-        Ok(Ok(disk)) => Ok(disk),
-        Ok(Err(error)) => Err(format!("its files could not be read: {error}")),
-        Err(_elapsed) => Err(format!("its files could not be read within {limit:?}; is its disk hanging?")),
+    match end.bound(read).await {
+        Some(Ok(disk)) => Ok(disk),
+        Some(Err(error)) => Err(format!("its files could not be read: {error}")),
+        None => Err(format!("its files could not be read within {limit:?}; is its disk hanging?")),
     }
 }
 
@@ -126,7 +125,7 @@ async fn look_at_server(
     binary: &Binary,
     processes: &Arc<Processes>,
     marker: &MarkerFile,
-    end: Instant,
+    end: Deadline,
 ) -> Seen {
     let layout = node.layout.directives(name);
     let (pid, error) = match reach_server(node, name, binary, processes, end).await {
@@ -152,9 +151,10 @@ async fn look_at_server(
         | ValkeyError::Loading
         | ValkeyError::Said(_)
         | ValkeyError::Strange(_) => {
-            let why = match &error {
-                ValkeyError::Timeout(_) => format!("it did not answer within {:?}", node.limits().look),
-                _ => chain(&error),
+            let why = if matches!(error, ValkeyError::Timeout(_)) {
+                format!("it did not answer within {:?}", node.limits().look)
+            } else {
+                chain(&error)
             };
             Seen::unseen(Server::Silent { pid, why: why.clone() }, &why)
         }
@@ -173,13 +173,13 @@ async fn reach_server(
     name: &InstanceName,
     binary: &Binary,
     processes: &Arc<Processes>,
-    end: Instant,
+    end: Deadline,
 ) -> Reached {
     let socket = node.layout.socket(name);
     let mut known = None;
     loop {
-        let error = match reach(&socket, left(end)).await {
-            Ok(stream) => match Connection::over(stream, left(end)).await {
+        let error = match reach(&socket, end.left()).await {
+            Ok(stream) => match Connection::over(stream, end.left()).await {
                 Ok(connection) => return Reached::Open(connection),
                 Err(error) => error,
             },
@@ -194,7 +194,7 @@ async fn reach_server(
         if !process::is_server(pid, &binary.path) {
             return Reached::Down;
         }
-        if Instant::now() + SOCKET_WAIT >= end {
+        if end.left() <= SOCKET_WAIT {
             return Reached::Hangs(pid, error);
         }
         tokio::time::sleep(SOCKET_WAIT).await;
@@ -206,9 +206,9 @@ async fn ask(
     marker: &MarkerFile,
     layout: &[crate::model::config_file::Directive],
     binary: &Binary,
-    end: Instant,
+    end: Deadline,
 ) -> Result<Memory, ValkeyError> {
-    connection.set_timeout(left(end));
+    connection.set_timeout(end.left());
     connection.log_in(OPERATOR_USER, &marker.operator_password).await?;
     memory::look(connection, layout, &binary.facts, end).await
 }

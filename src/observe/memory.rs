@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::foreign;
+use crate::host::clock::Deadline;
 use crate::host::valkey::{Connection, ValkeyError, info_field};
 use crate::model::acl::{AclUser, parse_server_line};
 use crate::model::binary::BinaryFacts;
@@ -26,11 +24,6 @@ pub struct Memory {
     pub users: Option<BTreeMap<UserName, Arc<AclUser>>>,
 }
 
-/// Time that is left, and an end to it.
-pub fn left(end: Instant) -> Duration {
-    end.saturating_duration_since(Instant::now())
-}
-
 /// Asks a server, logged in as the operator, for everything there is to see: one round trip, and one more if it has clients.
 ///
 /// # Errors
@@ -39,14 +32,14 @@ pub async fn look(
     connection: &mut Connection,
     layout: &[Directive],
     binary: &BinaryFacts,
-    end: Instant,
+    end: Deadline,
 ) -> Result<Memory, ValkeyError> {
     let commands = [
         vec!["INFO", "server", "clients", "memory", "persistence", "replication"],
         vec!["CONFIG", "GET", "*"],
         vec!["ACL", "LIST"],
     ];
-    connection.set_timeout(left(end));
+    connection.set_timeout(end.left());
     let mut replies = connection.ask_all(&commands).await?.into_iter();
     let mut next = || replies.next().unwrap_or(Err(ValkeyError::Strange("too few replies")));
     let (info, config, acl) = (next()?.into_text()?, next(), next());
@@ -68,7 +61,7 @@ pub async fn look(
     let spec = spec(config?.into_texts()?, layout, binary);
     let users = users(&acl?.into_texts()?);
     if (1..=CLIENTS_LISTED_MAX).contains(&running.connections.total) {
-        connection.set_timeout(left(end));
+        connection.set_timeout(end.left());
         running.connections = clients(&connection.ask(vec!["CLIENT", "LIST"]).await?.into_text()?);
     } else if running.connections.total == 0 {
         running.connections.by_user = Some(BTreeMap::new());

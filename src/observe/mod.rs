@@ -3,6 +3,8 @@
 //! [`LocalNode`] is a node on this machine; [`node`] looks at all of it, [`member`] at one member: its files ([`disk`])
 //! and its server ([`memory`]).
 
+#![expect(clippy::disallowed_methods, reason = "what a folder holds is what this room looks at")]
+
 pub mod binary;
 pub mod disk;
 mod foreign;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use binary::{Binary, BinaryError, BinaryMemory};
 
 use crate::host::layout::{Layout, PathNotText};
-use crate::model::password::Fingerprint;
+use crate::host::machine;
 
 /// How long things may take on a node, and how much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl LocalNode {
     pub fn new(state: &Path, surroundings: Surroundings) -> Result<Self, NodeError> {
         let root = canonical(state).map_err(|error| NodeError::Unreachable(state.to_owned(), error))?;
         let layout = Layout::new(root)?;
-        let machine = machine(layout.root());
+        let machine = machine::identity(layout.root());
         Ok(Self { layout, surroundings, machine, binary: BinaryMemory::default() })
     }
 
@@ -108,13 +110,6 @@ fn canonical(path: &Path) -> io::Result<PathBuf> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// The machine's own id (machine-id(5)); its host name where there is none, as in some containers.
-fn machine(root: &Path) -> String {
-    let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let id = if id.trim().is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { id };
-    Fingerprint::of(format!("{}\0{}", id.trim(), root.display()).as_bytes()).to_string()
 }
 
 /// An error with its causes, in one line.

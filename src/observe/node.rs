@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use jiff::Timestamp;
 
 use super::LocalNode;
 use super::binary::{Binary, BinaryError};
 use super::member::{self, Processes};
+use crate::host::clock;
 use crate::host::files::{self, FileError};
 use crate::host::layout::Layout;
 use crate::host::ports;
@@ -67,7 +67,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
         members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
     }
     let facts = NodeFacts {
-        observed_at: Timestamp::now(),
+        observed_at: clock::now(),
         machine: node.machine.clone(),
         binary: binary.id.clone(),
         members,
@@ -95,7 +95,7 @@ pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary:
         members.insert(name.clone(), Arc::new(member));
     }
     Ok(NodeFacts {
-        observed_at: Timestamp::now(),
+        observed_at: clock::now(),
         machine: node.machine.clone(),
         binary: binary.id.clone(),
         members,

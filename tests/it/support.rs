@@ -188,7 +188,7 @@ impl World {
     pub async fn pid(&self, of: &str) -> u32 {
         match self.member(of).await.server {
             Server::Up(running) => running.pid,
-            other => panic!("{other:?}"),
+            other @ (Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. }) => panic!("{other:?}"),
         }
     }
 
