@@ -1,4 +1,14 @@
-//! EFFECT: the schedule runs on the controller, performing on a node. No policy: order, budgets and approval are decided
-//! in `plan/`.
+//! EFFECT: the schedule on the controller, and performing on a node. No policy: order, budgets and approval are decided in
+//! `plan/`.
+//!
+//! [`perform`] is the one rule for every step: look, compare, write, look again. [`instance`], [`acl`] and [`set_aside`]
+//! do the single effects of their kind; [`proof`] tries a config away from the data.
 
+pub mod acl;
+mod difference;
+pub mod instance;
+pub mod perform;
+mod proof;
 pub mod schedule;
+mod server;
+mod set_aside;

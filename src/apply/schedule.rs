@@ -126,6 +126,7 @@ async fn attempt<E: Execute>(
     let mut attempt = 1;
     loop {
         tell(Event::Begun { step, attempt });
+        #[expect(clippy::disallowed_methods, reason = "how long a step took is shown, and nothing depends on it")]
         let begun = tokio::time::Instant::now();
         let outcome = match tokio::time::timeout(pace.deadline, execute.perform(step)).await {
             Ok(outcome) => outcome,

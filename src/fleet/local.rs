@@ -1,1 +1,154 @@
+//! The nodes that are folders on this machine: looked at and acted on in this process.
 
+#![expect(clippy::disallowed_methods, reason = "which server this process may start is read from its environment here")]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::join_all;
+
+use super::{Execute, Held, Observe};
+use crate::apply::perform::Performer;
+use crate::host::files;
+use crate::host::lock::{self, Guard, LockError};
+use crate::model::live::{Live, Observed};
+use crate::model::name::{FleetName, NodeName};
+use crate::model::outcome::Outcome;
+use crate::model::plan::Step;
+use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
+
+/// How a node is reached.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A state folder on this machine.
+    Folder(PathBuf),
+    /// Not reached by this release: why.
+    Beyond(String),
+}
+
+/// Where a node is, or why it cannot be used.
+#[derive(Debug)]
+enum Seat {
+    Here(Performer),
+    Unseen(String),
+}
+
+/// All nodes of a fleet, of which those on this machine are seen.
+#[derive(Debug)]
+pub struct LocalFleet {
+    seats: BTreeMap<NodeName, Seat>,
+    fleet: Option<FleetName>,
+    guards: Mutex<BTreeMap<NodeName, Guard>>,
+}
+
+impl Surroundings {
+    /// From the environment: `VALKEY_SERVER`, or `valkey-server` on `PATH`. The one place of the node side that reads it.
+    pub fn of_this_process(limits: Limits) -> Self {
+        let named = env::var_os("VALKEY_SERVER").filter(|name| !name.is_empty()).map(PathBuf::from);
+        let server = named.or_else(|| find_on_path("valkey-server"));
+        Self { server, scratch: env::temp_dir(), limits }
+    }
+}
+
+fn find_on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// What a node behind ssh says for now.
+pub fn ssh_is_not_offered(destination: &str) -> Place {
+    Place::Beyond(format!("ssh nodes are not reached by this release: {destination} needs the agent, which comes next"))
+}
+
+impl LocalFleet {
+    /// The fleet over these places. A folder that cannot be used makes its node unseen, not the fleet.
+    pub fn new(places: &BTreeMap<NodeName, Place>, surroundings: &Surroundings) -> Self {
+        let seat = |place: &Place| match place {
+            Place::Folder(folder) => match LocalNode::new(folder, surroundings.clone()) {
+                Ok(node) => Seat::Here(Performer::new(Arc::new(node))),
+                Err(error) => Seat::Unseen(chain(&error)),
+            },
+            Place::Beyond(why) => Seat::Unseen(why.clone()),
+        };
+        let seats = places.iter().map(|(name, place)| (name.clone(), seat(place))).collect();
+        Self { seats, fleet: None, guards: Mutex::default() }
+    }
+
+    /// Members of another fleet are then never touched, even if a plan said so.
+    #[must_use]
+    pub fn only(mut self, fleet: FleetName) -> Self {
+        self.fleet = Some(fleet);
+        self
+    }
+
+    fn guards(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeName, Guard>> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observe for LocalFleet {
+    async fn observe(&self) -> Live {
+        let looks = self.seats.iter().map(|(name, seat)| async move {
+            let seen = match seat {
+                Seat::Here(performer) => node::look(performer.node()).await.map_err(|error| chain(&error)),
+                Seat::Unseen(why) => Err(why.clone()),
+            };
+            (name.clone(), seen)
+        });
+        let mut live = Live::default();
+        for (name, seen) in join_all(looks).await {
+            let node = match seen {
+                Ok((facts, binary)) => {
+                    live.binaries.insert(binary.id, binary.facts);
+                    Observed::Seen(facts)
+                }
+                Err(unseen) => Observed::Unseen { unseen },
+            };
+            live.nodes.insert(name, node);
+        }
+        live
+    }
+}
+
+impl Execute for LocalFleet {
+    async fn perform(&self, step: &Step) -> Outcome {
+        match self.seats.get(&step.node) {
+            Some(Seat::Here(performer)) if self.guards().contains_key(&step.node) => {
+                performer.perform(step, self.fleet.as_ref()).await
+            }
+            Some(Seat::Here(_)) => Outcome::Failed("the right to act on the node was not taken".to_owned()),
+            Some(Seat::Unseen(why)) => Outcome::NotReached(why.clone()),
+            None => Outcome::NotReached(format!("there is no node {}", step.node)),
+        }
+    }
+
+    async fn acquire(&self, holder: &str) -> Result<(), Held> {
+        let mut taken = BTreeMap::new();
+        for (name, seat) in &self.seats {
+            let Seat::Here(performer) = seat else { continue };
+            let layout = &performer.node().layout;
+            if self.guards().contains_key(name) {
+                continue;
+            }
+            let guard = take(layout.root(), &layout.lock(), holder);
+            let guard = guard.map_err(|error| Held { node: name.clone(), holder: explain(&error) })?;
+            taken.insert(name.clone(), guard);
+        }
+        self.guards().extend(taken);
+        Ok(())
+    }
+}
+
+fn take(root: &Path, lock: &Path, holder: &str) -> Result<Guard, LockError> {
+    files::make_folder(root)?;
+    lock::acquire(lock, holder)
+}
+
+fn explain(error: &LockError) -> String {
+    match error {
+        LockError::Held(holder) => holder.clone(),
+        LockError::File(error) => format!("nobody, but the right to act cannot be taken: {error}"),
+    }
+}

@@ -1,1 +1,13 @@
+//! Primitives on one machine: its files, its processes, the server's socket. Knows nothing of plans.
 
+#![expect(clippy::disallowed_methods, reason = "touching the machine is what this room is for")]
+
+pub mod clock;
+pub mod files;
+pub mod layout;
+pub mod lock;
+pub mod machine;
+pub mod ports;
+pub mod process;
+pub mod scratch;
+pub mod valkey;

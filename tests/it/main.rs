@@ -11,6 +11,9 @@
 )]
 
 mod laws;
+mod node;
+mod node_speed;
 mod sim;
+mod support;
 mod tidy;
 mod world;

@@ -1,0 +1,245 @@
+//! The effects on an instance: its marker, its files, its process, its settings.
+
+use std::path::Path;
+
+use super::server::{Acting, Halt, failed, write_marker, write_marker_file};
+use crate::host::clock::{self, Poll};
+use crate::host::files::{self, Stamp, stamp};
+use crate::host::machine;
+use crate::host::process::{self, Handle, StopError};
+use crate::host::valkey::{Connection, ValkeyError, info_field, reach};
+use crate::model::action::Creation;
+use crate::model::config_file;
+use crate::model::effect::applied;
+use crate::model::marker::{Marker, MarkerFile, Stage};
+use crate::model::setting::Settings;
+use crate::model::spec::InstanceSpec;
+use crate::observe::{chain, member};
+
+/// What a person who opens a config file should know.
+const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here by hand is found by the next plan and undone.";
+
+impl Acting {
+    /// A new marker with a new operator password.
+    pub(super) async fn make_marker(&self, creation: &Creation) -> Result<(), Halt> {
+        let operator_password = machine::new_password();
+        let marker = Marker {
+            fleet: creation.fleet.clone(),
+            uid: creation.uid.clone(),
+            machine: self.node.machine.clone(),
+            created: clock::now(),
+            stage: Stage::Provisioning,
+            tenant: creation.tenant.clone(),
+            protect: creation.protect,
+            operator: operator_password.hash().fingerprint(),
+            applied: applied(creation),
+        };
+        let file = MarkerFile { instance: self.name.clone(), operator_password, marker };
+        self.on_disk(move |node, _| write_marker_file(node, &file)).await
+    }
+
+    pub(super) async fn write_marker(&self, marker: Marker) -> Result<(), Halt> {
+        self.on_disk(move |node, name| write_marker(node, name, marker)).await
+    }
+
+    pub(super) async fn make_data_folder(&self) -> Result<(), Halt> {
+        self.on_disk(|node, name| Ok(files::make_folder(&node.layout.data(name))?)).await
+    }
+
+    pub(super) async fn write_config(&self, spec: &InstanceSpec) -> Result<(), Halt> {
+        let settings = spec.settings.clone();
+        self.on_disk(move |node, name| {
+            let mut directives = node.layout.directives(name);
+            let own = settings.iter().map(|(name, value)| (name.to_string(), config_file::arguments(name.as_str(), value)));
+            directives.extend(own);
+            let text = config_file::render(CONFIG_HEADER, &directives);
+            Ok(files::replace(&node.layout.config(name), text.as_bytes(), 0o600)?)
+        })
+        .await
+    }
+
+    /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
+    pub(super) async fn start(&mut self) -> Result<(), Halt> {
+        if self.find().await?.is_none() {
+            self.spawn().await?;
+        }
+        self.await_loaded().await?;
+        let mut marker = self.marker().await?.marker;
+        if marker.stage == Stage::Provisioning {
+            marker.stage = Stage::Active;
+            self.write_marker(marker).await?;
+        }
+        Ok(())
+    }
+
+    async fn spawn(&mut self) -> Result<(), Halt> {
+        let layout = &self.node.layout;
+        let (config, data, log) = (layout.config(&self.name), layout.data(&self.name), layout.log(&self.name));
+        let before = process::log_length(&log);
+        let mut server = process::spawn(&self.binary.path, &config, &data, &log)
+            .map_err(|error| Halt::Failed(format!("{} cannot be started: {error}", self.binary.path.display())))?;
+        let socket = layout.socket(&self.name);
+        let mut poll = Poll::default();
+        loop {
+            match reach(&socket, self.end.left()).await {
+                Ok(_open) => return Ok(()),
+                Err(ValkeyError::Absent | ValkeyError::Refused) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match server.try_wait() {
+                Ok(Some(_)) => return failed(format!("the server ended at once: {}", words_of_end(&log, before))),
+                Ok(None) => {}
+                Err(error) => return failed(format!("the server cannot be watched: {error}")),
+            }
+            if !poll.again(self.end).await {
+                return Err(Halt::Pending("the server to open its socket".to_owned()));
+            }
+        }
+    }
+
+    async fn await_loaded(&mut self) -> Result<(), Halt> {
+        self.hang_up();
+        let mut poll = Poll::default();
+        loop {
+            let info = self.info("persistence").await?;
+            if info_field(&info, "loading") == Some("0") {
+                return Ok(());
+            }
+            if !poll.again(self.end).await {
+                let percent = info_field(&info, "loading_loaded_perc").unwrap_or("?");
+                return Err(Halt::Pending(format!("the server to load its data ({percent} %)")));
+            }
+        }
+    }
+
+    async fn info(&mut self, section: &str) -> Result<String, Halt> {
+        Ok(self.say(vec!["INFO", section]).await?.into_text()?)
+    }
+
+    /// The process of this member, if it runs: by its socket, its pidfile or the folder it works in.
+    async fn find(&self) -> Result<Option<u32>, Halt> {
+        let listening = match reach(&self.node.layout.socket(&self.name), self.end.left()).await {
+            Ok(stream) => Connection::over(stream, self.end.left()).await.ok().and_then(|connection| connection.pid),
+            Err(_) => None,
+        };
+        let binary = self.binary.clone();
+        self.on_disk(move |node, name| {
+            let by_socket = listening.filter(|pid| process::is_server(*pid, &binary.path));
+            Ok(by_socket.or_else(|| member::Processes::default().find(node, name, &binary)))
+        })
+        .await
+    }
+
+    /// Ends the server, which saves its data if it is set to.
+    pub(super) async fn stop(&mut self) -> Result<(), Halt> {
+        self.hang_up();
+        let Some(pid) = self.find().await? else { return Ok(()) };
+        let Some(handle) = Handle::open(pid) else { return Ok(()) };
+        // The number may have been given to another process before the handle was opened.
+        if self.find().await? != Some(pid) {
+            return failed("the server ended or was replaced while it was to be stopped");
+        }
+        let log = self.node.layout.log(&self.name);
+        let before = process::log_length(&log);
+        match handle.stop(self.end.left()).await {
+            Ok(()) => Ok(()),
+            Err(error @ StopError::Refuses(_)) => failed(format!("{error}; {}", process::tail_since(&log, before))),
+            Err(error @ StopError::Signal(_)) => failed(chain(&error)),
+        }
+    }
+
+    /// All settings at once: the server takes all or none (facts C).
+    pub(super) async fn config_set(&mut self, settings: &Settings) -> Result<(), Halt> {
+        let mut words = vec!["CONFIG", "SET"];
+        words.extend(settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]));
+        match self.say(words).await {
+            Ok(_) => Ok(()),
+            Err(Halt::Failed(why)) => failed(format!("none of the settings was taken: {why}")),
+            Err(pending @ Halt::Pending(_)) => Err(pending),
+        }
+    }
+
+    /// Waits until the AOF is complete: no rewrite runs or is due, and the last one went well (facts D).
+    pub(super) async fn await_aof(&mut self) -> Result<(), Halt> {
+        let mut poll = Poll::default();
+        loop {
+            let info = self.info("persistence").await?;
+            let field = |name| info_field(&info, name).unwrap_or_default();
+            if field("aof_enabled") != "1" {
+                return failed("the append-only file is off, though it was switched on; somebody switched it off again");
+            }
+            let idle = field("aof_rewrite_in_progress") == "0" && field("aof_rewrite_scheduled") == "0";
+            match (idle, field("aof_last_bgrewrite_status")) {
+                (true, "ok") => return Ok(()),
+                (true, status) => return failed(format!("the append-only file could not be written ({status}); see its log")),
+                (false, _) => {}
+            }
+            if !poll.again(self.end).await {
+                let seconds = field("aof_current_rewrite_time_sec");
+                return Err(Halt::Pending(format!("the append-only file to be written (for {seconds} s now)")));
+            }
+        }
+    }
+
+    /// A `dump.rdb` of now, made sure of by everything that can be seen (facts D: LASTSAVE and the status alone lie).
+    pub(super) async fn snapshot(&mut self) -> Result<(), Halt> {
+        let file = self.node.layout.data(&self.name).join("dump.rdb");
+        let (saves, old) = self.begin_snapshot(&file).await?;
+        let mut poll = Poll::default();
+        loop {
+            let info = self.info("persistence").await?;
+            let field = |name| info_field(&info, name).unwrap_or_default();
+            if field("rdb_bgsave_in_progress") == "0" {
+                let counted = field("rdb_saves").parse::<u64>().is_ok_and(|now| now == saves + 1);
+                let good = field("rdb_last_bgsave_status") == "ok" && counted && stamp(&file) != old;
+                return if good { Ok(()) } else { failed("the snapshot did not come about; see the log of the server") };
+            }
+            if !poll.again(self.end).await {
+                let keys = field("current_save_keys_processed");
+                let total = field("current_save_keys_total");
+                return Err(Halt::Pending(format!("the snapshot to be written ({keys} of {total} keys)")));
+            }
+        }
+    }
+
+    /// The files of an AOF that is being switched off. Its server writes on into files that have no name any more.
+    pub(super) async fn drop_aof(&self) -> Result<(), Halt> {
+        self.on_disk(|node, name| Ok(files::remove_folder(&node.layout.data(name).join("appendonlydir"))?)).await
+    }
+
+    /// Starts a snapshot of our own: not while another one, or a rewrite, runs. Gives the count of saves and the file before.
+    async fn begin_snapshot(&mut self, file: &Path) -> Result<(u64, Stamp), Halt> {
+        let mut poll = Poll::default();
+        loop {
+            let info = self.info("persistence").await?;
+            let field = |name| info_field(&info, name).unwrap_or_default();
+            let busy = field("rdb_bgsave_in_progress") != "0" || field("aof_rewrite_in_progress") != "0";
+            if !busy {
+                let saves = field("rdb_saves").parse().unwrap_or_default();
+                let old = stamp(file);
+                match self.say(vec!["BGSAVE"]).await {
+                    Ok(_started) => return Ok((saves, old)),
+                    // Another one began between the two commands.
+                    Err(Halt::Failed(why)) if why.contains("in progress") => {}
+                    Err(halt) => return Err(halt),
+                }
+            }
+            if !poll.again(self.end).await {
+                return Err(Halt::Pending("another snapshot or rewrite to end".to_owned()));
+            }
+        }
+    }
+}
+
+/// Why a server ended at its start, with a cure where the words allow one.
+fn words_of_end(log: &Path, before: u64) -> String {
+    let words = process::tail_since(log, before);
+    let cure = if words.contains("Address already in use") {
+        "; another program has the port: choose another one, or stop that program"
+    } else if words.contains("Cannot assign requested address") {
+        "; the address of the node is not one of this machine"
+    } else {
+        ""
+    };
+    format!("{words}{cure}")
+}

@@ -1,0 +1,209 @@
+//! Performing one step on this machine: look, compare, write, look again. The one rule for every effect.
+
+use std::sync::Arc;
+
+use super::difference::{Expected, describe};
+use super::proof::Proofs;
+use super::server::{Acting, Halt, failed};
+use crate::host::clock::Deadline;
+use crate::host::files;
+use crate::model::action::{Action, Standing};
+use crate::model::effect::{Effect, effects};
+use crate::model::live::NodeFacts;
+use crate::model::name::FleetName;
+use crate::model::outcome::Outcome;
+use crate::model::plan::{Step, Subject};
+use crate::model::record::FleetRecord;
+use crate::observe::binary::Binary;
+use crate::observe::{LocalNode, chain, node};
+
+/// Performs steps on one local node.
+#[derive(Debug)]
+pub struct Performer {
+    node: Arc<LocalNode>,
+    proofs: Proofs,
+}
+
+impl Performer {
+    pub fn new(node: Arc<LocalNode>) -> Self {
+        Self { node, proofs: Proofs::default() }
+    }
+
+    pub fn node(&self) -> &Arc<LocalNode> {
+        &self.node
+    }
+
+    /// Takes the step, within its time limit. `fleet`: whose members may be touched, if the caller knows.
+    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
+        let limits = self.node.limits();
+        let end = Deadline::after(limits.step);
+        // The waits inside end in time by themselves and say what they waited for; this is for what they do not cover.
+        let last = end.later_by(limits.look * 2);
+        match last.bound(self.converge(step, fleet, end)).await {
+            Some(outcome) => outcome,
+            None => Outcome::Failed(format!("it was not done within {:?}; the next look shows how far it came", limits.step)),
+        }
+    }
+
+    async fn converge(&self, step: &Step, fleet: Option<&FleetName>, end: Deadline) -> Outcome {
+        let binary = match self.node.binary().await {
+            Ok(binary) => binary,
+            Err(error) => return Outcome::Failed(chain(&error)),
+        };
+        let found = match self.look(step, &binary).await {
+            Ok(found) => found,
+            Err(error) => return Outcome::Failed(error),
+        };
+        if let Err(whose) = self.check_ours(step, &found, fleet) {
+            return Outcome::Conflict(whose);
+        }
+        match step.action.standing(&step.subject, &found) {
+            Standing::After => return Outcome::AlreadyDone,
+            Standing::Elsewhere => {
+                return Outcome::Conflict(describe(&step.action, &step.subject, &found, Expected::Before));
+            }
+            Standing::Before => {}
+        }
+        match self.act(step, &found, &binary, end).await {
+            Ok(()) => {}
+            Err(Halt::Pending(what)) => return Outcome::Pending(what),
+            Err(Halt::Failed(why)) => return Outcome::Failed(why),
+        }
+        match self.look(step, &binary).await {
+            Err(error) => Outcome::Failed(format!("it was done and could not be read back: {error}")),
+            Ok(left) => match step.action.standing(&step.subject, &left) {
+                Standing::After => Outcome::Done,
+                _ if is_gone(step, &left) => Outcome::Done,
+                Standing::Before | Standing::Elsewhere => {
+                    Outcome::NotKept(describe(&step.action, &step.subject, &left, Expected::After))
+                }
+            },
+        }
+    }
+
+    async fn look(&self, step: &Step, binary: &Binary) -> Result<NodeFacts, String> {
+        let name = match &step.subject {
+            Subject::Fleet => None,
+            Subject::Instance(name) => Some(name),
+        };
+        node::look_at(&self.node, name, binary).await.map_err(|error| chain(&error))
+    }
+
+    /// A member of another machine or fleet is never touched, whatever the plan says.
+    fn check_ours(&self, step: &Step, found: &NodeFacts, fleet: Option<&FleetName>) -> Result<(), String> {
+        let Subject::Instance(name) = &step.subject else { return Ok(()) };
+        let Some(member) = found.member(name) else { return Ok(()) };
+        let marker = self.node.layout.marker(name);
+        if member.marker.machine != self.node.machine {
+            let of = "says that it belongs to another machine or folder";
+            return Err(format!("the marker {} {of}; was it copied?", marker.display()));
+        }
+        match fleet {
+            Some(fleet) if *fleet != member.marker.fleet => {
+                Err(format!("the marker {} says that it belongs to the fleet {}", marker.display(), member.marker.fleet))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn act(&self, step: &Step, found: &NodeFacts, binary: &Binary, end: Deadline) -> Result<(), Halt> {
+        let list = effects(&step.action, &step.subject, found, &binary.facts);
+        self.prepare().await?;
+        let name = match &step.subject {
+            Subject::Fleet => return self.act_on_fleet(&list).await,
+            Subject::Instance(name) => name.clone(),
+        };
+        let mut acting = Acting::new(Arc::clone(&self.node), name, binary.clone(), end);
+        for effect in &list {
+            if end.is_over() {
+                return Err(Halt::Pending("more time than one step has".to_owned()));
+            }
+            self.take(effect, &mut acting).await?;
+        }
+        Ok(())
+    }
+
+    async fn act_on_fleet(&self, list: &[Effect]) -> Result<(), Halt> {
+        for effect in list {
+            match effect {
+                Effect::WriteRecord(record) => self.write_record(record.clone()).await?,
+                Effect::MakeMarker(_)
+                | Effect::WriteMarker(_)
+                | Effect::Prove(_)
+                | Effect::MakeFolder
+                | Effect::WriteUsers { .. }
+                | Effect::WriteConfig(_)
+                | Effect::Start
+                | Effect::Stop
+                | Effect::ConfigSet(_)
+                | Effect::AwaitAof
+                | Effect::Snapshot
+                | Effect::DropAof
+                | Effect::SetUser { .. }
+                | Effect::DropUser(_)
+                | Effect::SaveUsers
+                | Effect::SetAside
+                | Effect::Purge { .. }
+                | Effect::BringBack { .. } => return failed("a step of the fleet cannot change an instance"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, effect: &Effect, acting: &mut Acting) -> Result<(), Halt> {
+        match effect {
+            Effect::WriteRecord(record) => self.write_record(record.clone()).await,
+            Effect::MakeMarker(creation) => acting.make_marker(creation).await,
+            Effect::WriteMarker(marker) => acting.write_marker((**marker).clone()).await,
+            Effect::Prove(spec) => {
+                let proved = self.proofs.prove(&self.node, &acting.binary, spec).await;
+                proved.map_err(Halt::Failed)
+            }
+            Effect::MakeFolder => acting.make_data_folder().await,
+            Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
+            Effect::WriteConfig(spec) => acting.write_config(spec).await,
+            Effect::Start => acting.start().await,
+            Effect::Stop => acting.stop().await,
+            Effect::ConfigSet(settings) => acting.config_set(settings).await,
+            Effect::AwaitAof => acting.await_aof().await,
+            Effect::Snapshot => acting.snapshot().await,
+            Effect::DropAof => acting.drop_aof().await,
+            Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,
+            Effect::DropUser(user) => acting.drop_user(user).await,
+            Effect::SaveUsers => acting.save_users().await,
+            Effect::SetAside => acting.set_aside().await,
+            Effect::Purge { uid } => acting.purge(uid).await,
+            Effect::BringBack { uid } => acting.bring_back(uid).await,
+        }
+    }
+
+    /// The folders of the node, which the first change makes.
+    async fn prepare(&self) -> Result<(), Halt> {
+        self.on_disk(|node| {
+            files::make_folder(node.layout.root())?;
+            Ok(node.layout.folders().iter().try_for_each(|folder| files::make_folder(folder))?)
+        })
+        .await
+    }
+
+    async fn write_record(&self, record: Arc<FleetRecord>) -> Result<(), Halt> {
+        self.on_disk(move |node| {
+            let text = toml::to_string(&*record).map_err(|error| Halt::Failed(error.to_string()))?;
+            Ok(files::replace(&node.layout.record(&record.fleet), text.as_bytes(), 0o600)?)
+        })
+        .await
+    }
+
+    async fn on_disk(&self, work: impl FnOnce(&LocalNode) -> Result<(), Halt> + Send + 'static) -> Result<(), Halt> {
+        let node = Arc::clone(&self.node);
+        match tokio::task::spawn_blocking(move || work(&node)).await {
+            Ok(result) => result,
+            Err(error) => failed(format!("working with files failed: {error}")),
+        }
+    }
+}
+
+/// What a purge leaves is nothing, whatever else stands under the name.
+fn is_gone(step: &Step, left: &NodeFacts) -> bool {
+    matches!(&step.action, Action::Purge { uid } if left.set_aside.iter().all(|kept| kept.uid != *uid))
+}

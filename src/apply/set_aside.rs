@@ -1,0 +1,110 @@
+//! What becomes of a deleted member: its files are set aside, brought back, or removed for good.
+//!
+//! The marker moves last, both ways: until then a crash leaves a member that says what was being done to it.
+
+use super::server::{Acting, Halt, failed, read_marker, write_marker};
+use crate::host::clock;
+use crate::host::files;
+use crate::host::layout::Layout;
+use crate::model::live::SetAside;
+use crate::model::marker::{Marker, MarkerFile, Stage};
+use crate::model::name::InstanceName;
+use crate::observe::disk::RESTORING;
+use crate::observe::node::{MANIFEST, SET_ASIDE_MARKER};
+
+const DATA: &str = "data";
+const CONFIG: &str = "config.conf";
+const LOG: &str = "server.log";
+/// Ends the name of a folder that is being removed.
+const PURGING: &str = ".purge";
+
+/// A uid becomes part of a path, and a saved plan or an edited marker could say anything.
+fn check_uid(uid: &str) -> Result<(), Halt> {
+    let plain = !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if plain { Ok(()) } else { failed(format!("{uid:?} is not the uid of a member")) }
+}
+
+impl Acting {
+    /// Moves the files of a stopped member to where deleted data is kept.
+    pub(super) async fn set_aside(&mut self) -> Result<(), Halt> {
+        self.hang_up();
+        self.on_disk(|node, name| {
+            let layout = &node.layout;
+            let marker = read_marker(node, name)?.marker;
+            check_uid(&marker.uid)?;
+            let folder = layout.set_aside(name, &marker.uid);
+            files::make_folder(&folder)?;
+            files::remove(&folder.join(RESTORING))?;
+            // A run before this one may have moved the data already.
+            let bytes = files::folder_bytes(&layout.data(name)) + files::folder_bytes(&folder.join(DATA));
+            let manifest =
+                SetAside { instance: name.clone(), fleet: marker.fleet, uid: marker.uid, deleted_at: clock::now(), bytes };
+            let text = toml::to_string(&manifest).map_err(|error| Halt::Failed(error.to_string()))?;
+            files::replace(&folder.join(MANIFEST), text.as_bytes(), 0o600)?;
+            files::rename(&layout.data(name), &folder.join(DATA))?;
+            files::rename(&layout.config(name), &folder.join(CONFIG))?;
+            files::rename(&layout.log(name), &folder.join(LOG))?;
+            files::remove(&layout.socket(name).path())?;
+            files::remove(&layout.pid(name))?;
+            Ok(files::rename(&layout.marker(name), &folder.join(SET_ASIDE_MARKER))?)
+        })
+        .await
+    }
+
+    /// Moves them back, as a member that is down.
+    pub(super) async fn bring_back(&mut self, uid: &str) -> Result<(), Halt> {
+        check_uid(uid)?;
+        let uid = uid.to_owned();
+        self.on_disk(move |node, name| {
+            let layout = &node.layout;
+            let folder = layout.set_aside(name, &uid);
+            let marker = active_marker(&folder.join(SET_ASIDE_MARKER), &node.machine)?;
+            if !files::exists(&folder.join(RESTORING)) {
+                refuse_occupied(layout, name)?;
+            }
+            // From here on the files that lie there without a marker are known to be these.
+            files::replace(&folder.join(RESTORING), b"", 0o600)?;
+            files::rename(&folder.join(DATA), &layout.data(name))?;
+            files::rename(&folder.join(CONFIG), &layout.config(name))?;
+            files::rename(&folder.join(LOG), &layout.log(name))?;
+            files::rename(&folder.join(SET_ASIDE_MARKER), &layout.marker(name))?;
+            write_marker(node, name, marker)?;
+            Ok(files::remove_folder(&folder)?)
+        })
+        .await
+    }
+
+    /// Removes for good what was set aside.
+    pub(super) async fn purge(&mut self, uid: &str) -> Result<(), Halt> {
+        check_uid(uid)?;
+        let uid = uid.to_owned();
+        self.on_disk(move |node, name| {
+            let folder = node.layout.set_aside(name, &uid);
+            // One rename first: half of it must not look like something that can be restored.
+            let going = node.layout.set_aside_root().join(format!("{name}-{uid}{PURGING}"));
+            files::rename(&folder, &going)?;
+            Ok(files::remove_folder(&going)?)
+        })
+        .await
+    }
+}
+
+fn active_marker(path: &std::path::Path, machine: &str) -> Result<Marker, Halt> {
+    let Some(text) = files::read_bounded(path)? else {
+        return failed(format!("{} is not there, so nothing can be brought back from its folder", path.display()));
+    };
+    let read = toml::from_str::<MarkerFile>(&text).map_err(|error| error.message().to_owned());
+    let file = read.map_err(|problem| Halt::Failed(format!("{} cannot be read: {problem}", path.display())))?;
+    if file.marker.machine != machine {
+        return failed(format!("{} is of another machine or folder", path.display()));
+    }
+    Ok(Marker { stage: Stage::Active, ..file.marker })
+}
+
+fn refuse_occupied(layout: &Layout, name: &InstanceName) -> Result<(), Halt> {
+    let places = [layout.data(name), layout.config(name), layout.marker(name)];
+    match places.iter().find(|path| files::exists(path)) {
+        Some(path) => failed(format!("{} is in the way; move it elsewhere first", path.display())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,66 @@
+//! The clock of this machine: what time it is, and how much of a time limit is left.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// The end of a time limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    pub fn after(limit: Duration) -> Self {
+        Self(Instant::now() + limit)
+    }
+
+    #[must_use]
+    pub fn later_by(self, more: Duration) -> Self {
+        Self(self.0 + more)
+    }
+
+    pub fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    pub fn is_over(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// Nothing if it was not done in time.
+    pub async fn bound<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.0, work).await.ok()
+    }
+}
+
+/// Waits between tries, soon again at first, then seldom.
+#[derive(Debug)]
+pub struct Poll {
+    next: Duration,
+}
+
+const POLL_FIRST: Duration = Duration::from_millis(2);
+const POLL_LAST: Duration = Duration::from_millis(100);
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self { next: POLL_FIRST }
+    }
+}
+
+impl Poll {
+    /// Waits; false, at once, if there is no time for it.
+    pub async fn again(&mut self, end: Deadline) -> bool {
+        if self.next >= end.left() {
+            return false;
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 3 / 2).min(POLL_LAST);
+        true
+    }
+}

@@ -1,0 +1,274 @@
+//! Looking at one member: its files and its server, within a time limit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::binary::Binary;
+use super::disk::{self, MarkerOnDisk, UsersOnDisk};
+use super::memory::{self, Memory};
+use super::{LocalNode, chain};
+use crate::host::clock::Deadline;
+use crate::host::process;
+use crate::host::valkey::{Connection, ValkeyError, reach};
+use crate::model::acl::AclUser;
+use crate::model::change::{Half, Twin};
+use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Server};
+use crate::model::marker::{MarkerFile, Stage};
+use crate::model::name::{InstanceName, OPERATOR_USER, UserName};
+use crate::model::spec::InstanceSpec;
+
+/// How often a server that has no socket yet is tried again.
+const SOCKET_WAIT: Duration = Duration::from_millis(5);
+/// The last word of a server that ended because it was told to (`finishShutdown` in server.c).
+const GOODBYE: &str = "bye bye";
+
+/// The processes of this machine that could be members: looked up at most once for one look at the node.
+#[derive(Debug, Default)]
+pub struct Processes {
+    found: OnceLock<BTreeMap<PathBuf, u32>>,
+}
+
+impl Processes {
+    /// The server of this member, by pidfile or by the folder it works in.
+    pub fn find(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Option<u32> {
+        let data = node.layout.data(name);
+        process::by_pidfile(&node.layout.pid(name), &data, &binary.path).or_else(|| {
+            let all = self.found.get_or_init(|| process::servers_below(&node.layout.data_root(), &binary.path));
+            all.get(&data).copied()
+        })
+    }
+}
+
+/// The files of a member.
+struct Disk {
+    marker: MarkerOnDisk,
+    spec: Half<InstanceSpec>,
+    users: UsersOnDisk,
+    data: DataFacts,
+}
+
+/// What stands under this name; nothing if nothing does. Never takes longer than the limit of a look, and a bit.
+pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, processes: &Arc<Processes>) -> Option<Member> {
+    let end = Deadline::after(node.limits().look);
+    let disk = match read_disk(node, name, binary, end).await {
+        Ok(disk) => disk,
+        Err(why) => return Some(Member::Unmarked { unmarked: why }),
+    };
+    let marker = match disk.marker {
+        MarkerOnDisk::Absent => return None,
+        MarkerOnDisk::Unmarked(unmarked) => return Some(Member::Unmarked { unmarked }),
+        MarkerOnDisk::Ours(marker) => *marker,
+    };
+    let seen = look_at_server(node, name, binary, processes, &marker, end).await;
+    let mut data = disk.data;
+    if let Some(pid) = seen.server.pid()
+        && data.folder == Folder::Present
+        && process::works_in(pid, &node.layout.data(name)) == Some(false)
+    {
+        data.folder = Folder::Replaced;
+    }
+    Some(Member::Marked(MemberFacts {
+        marker: marker.marker,
+        server: seen.server,
+        data,
+        spec: Twin { disk: disk.spec, memory: seen.spec },
+        users: join(&disk.users, seen.users),
+        acl_file_broken: disk.users.broken,
+    }))
+}
+
+async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Deadline) -> Result<Disk, String> {
+    let (node, name, facts) = (Arc::clone(node), name.clone(), Arc::clone(&binary.facts));
+    let limit = node.limits().look;
+    let read = tokio::task::spawn_blocking(move || {
+        let marker = disk::marker(&node.layout, &name);
+        if !matches!(marker, MarkerOnDisk::Ours(_)) {
+            let data = DataFacts { folder: Folder::Missing, aof: false, rdb: false };
+            return Disk { marker, spec: Half::Absent, users: UsersOnDisk::default(), data };
+        }
+        Disk {
+            marker,
+            spec: disk::spec(&node.layout, &name, &facts),
+            users: disk::users(&node.layout, &name),
+            data: disk::data(&node.layout, &name),
+        }
+    });
+    match end.bound(read).await {
+        Some(Ok(disk)) => Ok(disk),
+        Some(Err(error)) => Err(format!("its files could not be read: {error}")),
+        None => Err(format!("its files could not be read within {limit:?}; is its disk hanging?")),
+    }
+}
+
+/// What the server showed.
+struct Seen {
+    server: Server,
+    spec: Half<InstanceSpec>,
+    users: Result<BTreeMap<UserName, Arc<AclUser>>, Option<String>>,
+}
+
+impl Seen {
+    fn nothing(server: Server) -> Self {
+        Self { server, spec: Half::Absent, users: Ok(BTreeMap::new()) }
+    }
+
+    fn unseen(server: Server, why: &str) -> Self {
+        Self { server, spec: Half::Unseen { unseen: why.to_owned() }, users: Err(Some(why.to_owned())) }
+    }
+}
+
+async fn look_at_server(
+    node: &Arc<LocalNode>,
+    name: &InstanceName,
+    binary: &Binary,
+    processes: &Arc<Processes>,
+    marker: &MarkerFile,
+    end: Deadline,
+) -> Seen {
+    let layout = node.layout.directives(name);
+    let (pid, error) = match reach_server(node, name, binary, processes, end).await {
+        Reached::Down => return Seen::nothing(Server::Down { why: why_down(node, name, marker) }),
+        Reached::Hangs(pid, error) => (pid, error),
+        Reached::Open(mut connection) => {
+            let pid = connection.pid.unwrap_or_default();
+            match ask(&mut connection, marker, &layout, binary, end).await {
+                Ok(memory) => return from_memory(memory),
+                Err(error) => (pid, error),
+            }
+        }
+    };
+    match &error {
+        ValkeyError::NoAuth(why) | ValkeyError::NoPermission(why) => {
+            Seen::unseen(Server::Locked { pid, why: why.clone() }, "the operator user is not let in")
+        }
+        ValkeyError::Absent
+        | ValkeyError::Refused
+        | ValkeyError::Io(_)
+        | ValkeyError::Timeout(_)
+        | ValkeyError::Gone
+        | ValkeyError::Loading
+        | ValkeyError::Said(_)
+        | ValkeyError::Strange(_) => {
+            let why = if matches!(error, ValkeyError::Timeout(_)) {
+                format!("it did not answer within {:?}", node.limits().look)
+            } else {
+                chain(&error)
+            };
+            Seen::unseen(Server::Silent { pid, why: why.clone() }, &why)
+        }
+    }
+}
+
+enum Reached {
+    Open(Connection),
+    Hangs(u32, ValkeyError),
+    Down,
+}
+
+/// Connects; where nothing listens, tells a server that is down from one that has no socket (yet).
+async fn reach_server(
+    node: &Arc<LocalNode>,
+    name: &InstanceName,
+    binary: &Binary,
+    processes: &Arc<Processes>,
+    end: Deadline,
+) -> Reached {
+    let socket = node.layout.socket(name);
+    let mut known = None;
+    loop {
+        let error = match reach(&socket, end.left()).await {
+            Ok(stream) => match Connection::over(stream, end.left()).await {
+                Ok(connection) => return Reached::Open(connection),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        if known.is_none() {
+            let (node, name, binary, processes) = (Arc::clone(node), name.clone(), binary.clone(), Arc::clone(processes));
+            let find = tokio::task::spawn_blocking(move || processes.find(&node, &name, &binary));
+            known = find.await.ok().flatten();
+        }
+        let Some(pid) = known else { return Reached::Down };
+        if !process::is_server(pid, &binary.path) {
+            return Reached::Down;
+        }
+        if end.left() <= SOCKET_WAIT {
+            return Reached::Hangs(pid, error);
+        }
+        tokio::time::sleep(SOCKET_WAIT).await;
+    }
+}
+
+async fn ask(
+    connection: &mut Connection,
+    marker: &MarkerFile,
+    layout: &[crate::model::config_file::Directive],
+    binary: &Binary,
+    end: Deadline,
+) -> Result<Memory, ValkeyError> {
+    connection.set_timeout(end.left());
+    connection.log_in(OPERATOR_USER, &marker.operator_password).await?;
+    memory::look(connection, layout, &binary.facts, end).await
+}
+
+fn from_memory(memory: Memory) -> Seen {
+    let loading = || "it is still loading its data".to_owned();
+    Seen {
+        server: Server::Up(memory.running),
+        spec: memory.spec.map_or_else(|| Half::Unseen { unseen: loading() }, Half::Seen),
+        users: memory.users.ok_or_else(|| Some(loading())),
+    }
+}
+
+/// The last words of a server that ended by itself.
+fn why_down(node: &LocalNode, name: &InstanceName, marker: &MarkerFile) -> Option<String> {
+    let log = node.layout.log(name);
+    if marker.marker.stage != Stage::Active || process::log_length(&log) == 0 {
+        return None;
+    }
+    let tail = process::tail(&log, process::LOG_TAIL_BYTES);
+    (!tail.ends_with(&format!("{GOODBYE}..."))).then(|| format!("it ended by itself or was killed; the end of its log: {tail}"))
+}
+
+/// The users of both halves, side by side.
+fn join(
+    disk: &UsersOnDisk,
+    memory: Result<BTreeMap<UserName, Arc<AclUser>>, Option<String>>,
+) -> BTreeMap<UserName, Twin<Arc<AclUser>>> {
+    let mut users: BTreeMap<UserName, Twin<Arc<AclUser>>> = BTreeMap::new();
+    for (name, user) in &disk.users {
+        users.entry(name.clone()).or_default().disk = Half::Seen(Arc::clone(user));
+    }
+    match memory {
+        Ok(memory) => {
+            for (name, user) in memory {
+                let twin = users.entry(name).or_default();
+                let same = twin.disk.seen().filter(|disk| ***disk == *user).cloned();
+                twin.memory = Half::Seen(same.unwrap_or(user));
+            }
+        }
+        Err(why) => {
+            let unseen = why.unwrap_or_default();
+            users.values_mut().for_each(|twin| twin.memory = Half::Unseen { unseen: unseen.clone() });
+        }
+    }
+    if disk.unreadable {
+        let unseen = disk.broken.clone().unwrap_or_default();
+        let lost = users.values_mut().filter(|twin| twin.disk.is_absent());
+        lost.for_each(|twin| twin.disk = Half::Unseen { unseen: unseen.clone() });
+    }
+    users
+}
+
+impl Server {
+    /// The process, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Down { .. } => None,
+            Self::Up(running) => Some(running.pid),
+            Self::Locked { pid, .. } | Self::Silent { pid, .. } => Some(*pid),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a member's server says of itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::foreign;
+use crate::host::clock::Deadline;
+use crate::host::valkey::{Connection, ValkeyError, info_field};
+use crate::model::acl::{AclUser, parse_server_line};
+use crate::model::binary::BinaryFacts;
+use crate::model::config_file::Directive;
+use crate::model::live::{Connections, Running};
+use crate::model::name::{OPERATOR_USER, UserName};
+use crate::model::spec::InstanceSpec;
+
+/// Clients are listed one by one only up to this many.
+const CLIENTS_LISTED_MAX: u64 = 1000;
+
+/// What a server that answers says. Settings and users are nothing while it loads.
+#[derive(Debug)]
+pub struct Memory {
+    pub running: Running,
+    pub spec: Option<InstanceSpec>,
+    pub users: Option<BTreeMap<UserName, Arc<AclUser>>>,
+}
+
+/// Asks a server, logged in as the operator, for everything there is to see: one round trip, and one more if it has clients.
+///
+/// # Errors
+/// When the operator may not see it, or the server does not answer until `end`.
+pub async fn look(
+    connection: &mut Connection,
+    layout: &[Directive],
+    binary: &BinaryFacts,
+    end: Deadline,
+) -> Result<Memory, ValkeyError> {
+    let commands = [
+        vec!["INFO", "server", "clients", "memory", "persistence", "replication"],
+        vec!["CONFIG", "GET", "*"],
+        vec!["ACL", "LIST"],
+    ];
+    connection.set_timeout(end.left());
+    let mut replies = connection.ask_all(&commands).await?.into_iter();
+    let mut next = || replies.next().unwrap_or(Err(ValkeyError::Strange("too few replies")));
+    let (info, config, acl) = (next()?.into_text()?, next(), next());
+    let number = |name: &str| info_field(&info, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let loading = number("loading") != 0;
+    let version = info_field(&info, "valkey_version").or_else(|| info_field(&info, "redis_version"));
+    let mut running = Running {
+        pid: connection.pid.unwrap_or_default(),
+        version: version.unwrap_or("unknown").to_owned(),
+        loading,
+        replica: info_field(&info, "role") == Some("slave"),
+        used_memory_bytes: number("used_memory"),
+        aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
+        connections: Connections { total: number("connected_clients").saturating_sub(1), by_user: None },
+    };
+    if loading {
+        return Ok(Memory { running, spec: None, users: None });
+    }
+    let spec = spec(config?.into_texts()?, layout, binary);
+    let users = users(&acl?.into_texts()?);
+    if (1..=CLIENTS_LISTED_MAX).contains(&running.connections.total) {
+        connection.set_timeout(end.left());
+        running.connections = clients(&connection.ask(vec!["CLIENT", "LIST"]).await?.into_text()?);
+    } else if running.connections.total == 0 {
+        running.connections.by_user = Some(BTreeMap::new());
+    }
+    Ok(Memory { running, spec: Some(spec), users: Some(users) })
+}
+
+/// What differs from the binary's defaults. Paths that are as they should be are left out.
+fn spec(flat: Vec<String>, layout: &[Directive], binary: &BinaryFacts) -> InstanceSpec {
+    let mut spec = InstanceSpec::default();
+    let mut words = flat.into_iter();
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        if let Some((_, expected)) = layout.iter().find(|(ours, _)| *ours == name) {
+            // The folder is judged as a folder, by its inode.
+            if *expected != [value.as_str()] && name != "dir" {
+                spec.foreign.push(format!("{name} is {value:?} instead of {:?}", expected.join(" ")));
+            }
+            continue;
+        }
+        // A name that is missing here is another spelling of one that is not.
+        if let Some((known, facts)) = binary.settings.get_key_value(name.as_str())
+            && facts.default != value
+        {
+            spec.settings.insert(known.clone(), foreign::shown(&name, value));
+        }
+    }
+    spec
+}
+
+fn users(lines: &[String]) -> BTreeMap<UserName, Arc<AclUser>> {
+    let mut users = BTreeMap::new();
+    for line in lines {
+        let user = parse_server_line(line).ok().and_then(|(name, user)| Some((UserName::new(name).ok()?, Arc::new(user))));
+        match user {
+            Some((name, user)) => {
+                users.insert(name, user);
+            }
+            None => tracing::warn!("the server has a user that cannot be read; it is left out"),
+        }
+    }
+    users
+}
+
+/// The connections of `CLIENT LIST` by user, the operator's left out: they are ours.
+fn clients(list: &str) -> Connections {
+    let mut by_user = BTreeMap::new();
+    for line in list.lines() {
+        let user = line.split(' ').find_map(|field| field.strip_prefix("user=")).unwrap_or_default();
+        if user != OPERATOR_USER {
+            *by_user.entry(user.to_owned()).or_default() += 1;
+        }
+    }
+    Connections { total: by_user.values().sum(), by_user: Some(by_user) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_connection_is_not_counted() {
+        let seen = clients("id=1 addr=x user=app cmd=get\nid=2 user=valkeeper cmd=client|list\nid=3 user=app resp=2\n");
+        assert_eq!((seen.total, seen.by_user.unwrap()["app"]), (2, 2));
+    }
+}

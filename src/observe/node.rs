@@ -1,0 +1,177 @@
+//! Looking at a whole node: all members side by side, the fleet's records, what was set aside, the ports in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::LocalNode;
+use super::binary::{Binary, BinaryError};
+use super::member::{self, Processes};
+use crate::host::clock;
+use crate::host::files::{self, FileError};
+use crate::host::layout::Layout;
+use crate::host::ports;
+use crate::model::live::{NodeFacts, SetAside};
+use crate::model::name::{FleetName, InstanceName};
+use crate::model::record::FleetRecord;
+
+/// Why a node could not be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{path} cannot be read: {problem}; put it back from a copy, or from another node of the fleet")]
+    Record { path: String, problem: String },
+    #[error("the table of listening ports cannot be read")]
+    Ports(#[source] std::io::Error),
+    #[error("looking at the node's files failed: {0}")]
+    Lost(String),
+}
+
+/// What a node's folders show at the top.
+struct Folders {
+    names: BTreeSet<InstanceName>,
+    records: BTreeMap<FleetName, Arc<FleetRecord>>,
+    set_aside: Vec<SetAside>,
+    ports_in_use: BTreeSet<u16>,
+}
+
+/// The manifest of a set-aside folder; the folder counts when its marker has arrived, which is the last to be moved.
+pub const MANIFEST: &str = "manifest.toml";
+pub const SET_ASIDE_MARKER: &str = "marker.toml";
+
+/// Looks at everything. A state folder that does not exist is an empty node.
+///
+/// # Errors
+/// When the node as a whole cannot be seen; trouble of one member is that member's.
+pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
+    let binary = node.binary().await?;
+    let folders = read(node, |layout| {
+        let ports_in_use = ports::listening().map_err(LookError::Ports)?;
+        Ok(Folders { names: names(layout)?, records: records(layout)?, set_aside: set_aside(layout)?, ports_in_use })
+    })
+    .await?;
+    let processes = Arc::new(Processes::default());
+    let looks = folders.names.into_iter().map(|name| {
+        let (node, binary, processes) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
+        // A task of its own, so that reading many replies uses all cores.
+        tokio::spawn(async move { member::look(&node, &name, &binary, &processes).await.map(|member| (name, Arc::new(member))) })
+    });
+    let mut members = BTreeMap::new();
+    let mut looking = stream::iter(looks).buffer_unordered(node.limits().at_once.max(1));
+    while let Some(member) = looking.next().await {
+        members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
+    }
+    let facts = NodeFacts {
+        observed_at: clock::now(),
+        machine: node.machine.clone(),
+        binary: binary.id.clone(),
+        members,
+        records: folders.records,
+        set_aside: folders.set_aside,
+        ports_in_use: folders.ports_in_use,
+    };
+    Ok((facts, binary.clone()))
+}
+
+/// Looks at what one step needs: one member, or none, and what the node remembers.
+///
+/// # Errors
+/// As [`look`].
+pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary: &Binary) -> Result<NodeFacts, LookError> {
+    let folders = read(node, |layout| {
+        let (records, set_aside) = (records(layout)?, set_aside(layout)?);
+        Ok(Folders { names: BTreeSet::new(), records, set_aside, ports_in_use: BTreeSet::new() })
+    })
+    .await?;
+    let mut members = BTreeMap::new();
+    if let Some(name) = name
+        && let Some(member) = member::look(node, name, binary, &Arc::default()).await
+    {
+        members.insert(name.clone(), Arc::new(member));
+    }
+    Ok(NodeFacts {
+        observed_at: clock::now(),
+        machine: node.machine.clone(),
+        binary: binary.id.clone(),
+        members,
+        records: folders.records,
+        set_aside: folders.set_aside,
+        ports_in_use: BTreeSet::new(),
+    })
+}
+
+async fn read<T: Send + 'static>(
+    node: &Arc<LocalNode>,
+    read: impl FnOnce(&Layout) -> Result<T, LookError> + Send + 'static,
+) -> Result<T, LookError> {
+    let owned = Arc::clone(node);
+    let reading = tokio::task::spawn_blocking(move || read(&owned.layout));
+    match tokio::time::timeout(node.limits().look, reading).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(LookError::Lost(error.to_string())),
+        Err(_elapsed) => Err(LookError::Lost(format!("no answer from the disk within {:?}", node.limits().look))),
+    }
+}
+
+/// Every name under which anything lies. What is not the name of an instance was not made by us and is not looked at.
+fn names(layout: &Layout) -> Result<BTreeSet<InstanceName>, LookError> {
+    let mut found = BTreeSet::new();
+    let places: [(_, &[&str]); 4] = [
+        (layout.markers(), &[".toml"]),
+        (layout.configs(), &[".conf"]),
+        (layout.data_root(), &[""]),
+        (layout.run(), &[".sock", ".pid"]),
+    ];
+    for (folder, endings) in places {
+        for name in files::names(&folder)? {
+            let stem = endings.iter().find_map(|ending| name.strip_suffix(ending));
+            found.extend(stem.and_then(|stem| InstanceName::new(stem).ok()));
+        }
+    }
+    Ok(found)
+}
+
+/// The fleets' records. One that cannot be read hides where instances were placed, so the node counts as unseen.
+fn records(layout: &Layout) -> Result<BTreeMap<FleetName, Arc<FleetRecord>>, LookError> {
+    let mut records = BTreeMap::new();
+    for name in files::names(layout.root())? {
+        let fleet = name.strip_prefix("fleet-").and_then(|rest| rest.strip_suffix(".toml"));
+        let Some(fleet) = fleet.and_then(|fleet| FleetName::new(fleet).ok()) else { continue };
+        let path = layout.record(&fleet);
+        let Some(text) = files::read_bounded(&path)? else { continue };
+        let problem = match toml::from_str::<FleetRecord>(&text) {
+            Ok(record) if record.fleet == fleet => {
+                records.insert(fleet, Arc::new(record));
+                continue;
+            }
+            Ok(record) => format!("it is the record of fleet {:?}", record.fleet),
+            Err(error) => error.message().to_owned(),
+        };
+        return Err(LookError::Record { path: path.display().to_string(), problem });
+    }
+    Ok(records)
+}
+
+/// What was set aside. A folder whose manifest cannot be read is left alone and not shown.
+fn set_aside(layout: &Layout) -> Result<Vec<SetAside>, LookError> {
+    let root = layout.set_aside_root();
+    let mut found = Vec::new();
+    for name in files::names(&root)? {
+        let folder = root.join(&name);
+        if !files::exists(&folder.join(SET_ASIDE_MARKER)) {
+            continue;
+        }
+        let manifest = files::read_bounded(&folder.join(MANIFEST)).ok().flatten();
+        match manifest.and_then(|text| toml::from_str::<SetAside>(&text).ok()) {
+            Some(kept) if layout.set_aside(&kept.instance, &kept.uid) == folder => found.push(kept),
+            Some(_) | None => tracing::warn!(folder = %folder.display(), "what was set aside here has no readable manifest"),
+        }
+    }
+    found.sort_by(|a, b| (&a.instance, &a.uid).cmp(&(&b.instance, &b.uid)));
+    Ok(found)
+}
