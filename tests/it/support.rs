@@ -162,10 +162,10 @@ impl World {
     pub async fn enter(&self, of: &str) -> Outcome {
         let (facts, _) = self.look().await;
         let before = facts.records.get(&fleet()).cloned();
-        let mut after = before.clone().unwrap_or_else(|| FleetRecord::new(fleet()));
+        let mut after = before.as_deref().cloned().unwrap_or_else(|| FleetRecord::new(fleet()));
         after.generation += 1;
-        after.roster.insert(name(of), valkeeper::model::record::Seat { uid: UID.to_owned(), nodes: vec![node_name()] });
-        self.take(Subject::Fleet, Action::WriteRecord(Change::new(before, Some(after)).unwrap())).await
+        after.roster.insert(name(of), valkeeper::model::record::Seat { uid: UID.to_owned(), nodes: vec![node_name()], port: 6400 });
+        self.take(Subject::Fleet, Action::WriteRecord(Change::new(before, Some(Arc::new(after))).unwrap())).await
     }
 
     /// Changes settings as a plan would.
