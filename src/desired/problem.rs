@@ -1,7 +1,7 @@
 //! A problem of the text: what, where, and the cure. How it is shown is `cli/problems.rs`.
 
 use crate::model::acl::WordRefusal;
-use crate::model::desired::Origin;
+use crate::model::desired::{Located, Origin};
 use crate::model::plan::Refusal;
 
 /// Something that is wrong with the text, for a person who wrote it. No part of it repeats a secret.
@@ -35,9 +35,14 @@ impl Problem {
         self
     }
 
-    /// An ACL word that must not be declared.
-    pub(super) fn of_word(key: &str, at: Origin, refusal: WordRefusal) -> Self {
-        Self::new(format!("{key}: {}", refusal.problem), at, "refused").help(refusal.cure)
+    /// An ACL word that must not be declared. A word that may be a password is not repeated by the cure.
+    pub(super) fn of_word(key: &str, word: &Located<&str>, refusal: WordRefusal) -> Self {
+        let problem = Self::new(format!("{key}: {}", refusal.problem), word.at, "refused");
+        if word.value.starts_with(['>', '<', '#', '!']) {
+            problem.help("say passwords in password_sha256 or password")
+        } else {
+            problem.help(refusal.cure)
+        }
     }
 }
 

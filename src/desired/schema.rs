@@ -3,6 +3,8 @@
 //! Three things follow from it: which keys are unknown ([`super::reader`]), the wording of "takes …", and the JSON
 //! Schema ([`super::json_schema`]). It knows nothing of values that were written.
 
+use std::collections::BTreeSet;
+
 use crate::model::name::{DEFAULT_USER, OPERATOR_USER};
 
 /// The largest memory limit, in MiB: its bytes still fit the server's signed 64 bits.
@@ -225,7 +227,7 @@ pub static USER_TABLE: Table = Table {
     at_least_one: &["privileges", "selectors"],
     ..table("An ACL user.", &[&ENABLED, &PASSWORD_SHA256, &PASSWORD, &PRIVILEGES, &KEY_PATTERN, &CHANNELS, &SELECTORS])
 };
-pub static ENABLED: Key = key("enabled", "May it log in?", Shape::Boolean).default("true");
+pub static ENABLED: Key = key("enabled", "Whether it may log in.", Shape::Boolean).default("true");
 pub static PASSWORD_SHA256: Key = key(
     "password_sha256",
     "The SHA-256 of its password, or several while passwords are exchanged; `valkeeper hash-password` makes one.",
@@ -267,7 +269,29 @@ pub static SELECTOR_PRIVILEGES: Key = key(
 pub static SELECTOR_KEY_PATTERN: Key =
     key("key_pattern", "The keys that these rights are for.", Shape::OneOrMany(&Shape::Text(&KEY_PATTERN_TEXT))).default("[]");
 
+/// The names of all keys, whatever their table.
+pub fn key_names() -> BTreeSet<&'static str> {
+    fn add(table: &'static Table, names: &mut BTreeSet<&'static str>) {
+        for key in table.keys {
+            names.insert(key.name);
+            key.shape.tables().into_iter().for_each(|inner| add(inner, names));
+        }
+    }
+    let mut names = BTreeSet::new();
+    add(&ROOT, &mut names);
+    names
+}
+
 impl Shape {
+    /// The tables that stand below a key of this shape.
+    fn tables(&self) -> Option<&'static Table> {
+        match self {
+            Self::Table(inner) | Self::Tables(inner) | Self::Named(_, inner) => Some(inner),
+            Self::OneOrMany(of) | Self::List { of, .. } => of.tables(),
+            Self::Text(_) | Self::Boolean | Self::Integer { .. } | Self::Choice(_) | Self::Settings => None,
+        }
+    }
+
     /// What is taken, as the object of "takes".
     pub fn expected(&self) -> String {
         match self {
@@ -294,12 +318,7 @@ mod tests {
     fn each_table(table: &'static Table, seen: &mut Vec<&'static Table>) {
         seen.push(table);
         for key in table.keys {
-            match &key.shape {
-                Shape::Table(inner) | Shape::Tables(inner) | Shape::Named(_, inner) => each_table(inner, seen),
-                Shape::OneOrMany(Shape::Table(inner)) => each_table(inner, seen),
-                Shape::Text(_) | Shape::Boolean | Shape::Integer { .. } | Shape::Choice(_) | Shape::Settings => {}
-                Shape::List { .. } | Shape::OneOrMany(_) => {}
-            }
+            key.shape.tables().into_iter().for_each(|inner| each_table(inner, seen));
         }
     }
 
@@ -307,7 +326,7 @@ mod tests {
     fn what_holds_between_keys_names_keys_of_the_table() {
         let mut tables = Vec::new();
         each_table(&ROOT, &mut tables);
-        assert_eq!(tables.len(), 10);
+        assert_eq!(tables.len(), 11);
         for table in tables {
             let names: Vec<_> = table.keys.iter().map(|key| key.name).collect();
             let needs = table.needs.map(|(a, b)| [a, b]);

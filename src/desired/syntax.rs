@@ -94,7 +94,12 @@ fn duplicate(file: u32, text: &str, at: Origin) -> Problem {
             (Some(_), None) => false,
         };
         if same {
-            let offset = before.find(key).unwrap_or_default();
+            // In a header the last key is meant, and not what a comment behind it says.
+            let offset = match &wanted {
+                Some(_) => before.split('#').next().and_then(|header| header.rfind(key)),
+                None => before.find(key),
+            };
+            let offset = offset.unwrap_or_default();
             found = Some(origin(file, text, start + offset..start + offset + key.len()));
             break;
         }
@@ -155,7 +160,7 @@ mod tests {
         let text = "[a]\nx = 1\ny = 2\nx = 3\n[b]\n[a] # again\n";
         let found = problems(text);
         let places: Vec<_> = found.iter().map(|p| (p.at.start, p.others.first().map(|(at, _)| at.start))).collect();
-        assert_eq!(places, [(16, Some(4)), (25, Some(1))], "{found:?}");
+        assert_eq!(places, [(16, Some(4)), (27, Some(1))], "{found:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::model::desired::{DesiredSelector, DesiredUser, Located, Origin};
 use crate::model::name::{DECLARED_USER_RULE, DEFAULT_USER, OPERATOR_USER, UserName, is_declarable_user};
 use crate::model::password::PasswordHash;
 
-const MAKE_A_HASH: &str = "`valkeeper hash-password` makes the line for password_sha256";
+const MAKE_A_HASH: &str = "`valkeeper hash-password` prints it";
 
 /// Reads one user of an instance.
 pub(super) fn read(reader: &mut Reader<'_>, instance: &str, entry: &Entry<'_>) -> Option<UserDraft> {
@@ -160,7 +160,7 @@ fn read_rights(
     for word in strings(reader, fields, privileges).unwrap_or_default() {
         match acl::check_privilege(word.value) {
             Ok(()) => words.push(Located { value: word.value.to_owned(), at: word.at }),
-            Err(refusal) => reader.push(Problem::of_word("privileges", word.at, refusal)),
+            Err(refusal) => reader.push(Problem::of_word("privileges", &word, refusal)),
         }
     }
     let mut keys: Vec<Located<String>> = Vec::new();
@@ -169,14 +169,14 @@ fn read_rights(
     for word in written.unwrap_or_default() {
         match acl::check_key_pattern(word.value) {
             Ok(pattern) => keys.push(Located { value: pattern, at: word.at }),
-            Err(refusal) => reader.push(Problem::of_word("key_pattern", word.at, refusal)),
+            Err(refusal) => reader.push(Problem::of_word("key_pattern", &word, refusal)),
         }
     }
     let mut channels: Vec<Located<String>> = Vec::new();
     for word in strings(reader, fields, &schema::CHANNELS).unwrap_or_default() {
         match acl::check_channel(word.value) {
             Ok(()) => channels.push(Located { value: word.value.to_owned(), at: word.at }),
-            Err(refusal) => reader.push(Problem::of_word("channels", word.at, refusal)),
+            Err(refusal) => reader.push(Problem::of_word("channels", &word, refusal)),
         }
     }
     for (key, patterns) in [("key_pattern", &keys), ("channels", &channels)] {

@@ -1,0 +1,3 @@
+//! All integration tests as one binary: every further binary would link the whole crate again.
+
+mod problems;
