@@ -5,13 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::schema;
-use crate::model::binary::nearest;
+use crate::desired::{nearest, schema};
 
 /// What a key holds if it is to be hidden: our own keys, and settings such as `requirepass` and `primaryauth`.
 const SECRET_WORDS: &[&str] = &["pass", "pwd", "secret", "token", "auth", "sha256"];
-/// What an ACL word begins with if it holds a password or a hash.
-const SECRET_SIGNS: &[u8] = b"><#!";
 
 /// The text with secrets hidden, byte for byte as long as before.
 pub fn mask(text: &str) -> String {
@@ -54,11 +51,11 @@ fn mask_line(line: &mut [u8], open: Open, known_keys: &BTreeSet<&str>) -> Open {
     match secret_value(line, known_keys) {
         Some(start) => {
             let (before, value) = line.split_at_mut(start);
-            mask_signed_strings(before);
+            mask_signed_words(before);
             mask_value(value, Open { awaited: before.ends_with(b"="), ..Open::default() })
         }
         None => {
-            mask_signed_strings(line);
+            mask_signed_words(line);
             Open::default()
         }
     }
@@ -88,24 +85,32 @@ fn is_secret_key(key: &[u8], known_keys: &BTreeSet<&str>) -> bool {
         || (!known_keys.contains(key.as_str()) && nearest(&key, ["password", "password_sha256"].into_iter()).is_some())
 }
 
-/// Where the value of the first secret key of a line starts.
+/// Where the value of the first secret key of a line starts. Looks at each byte a bounded number of times.
 fn secret_value(line: &[u8], known_keys: &BTreeSet<&str>) -> Option<usize> {
     let mut from = 0;
+    // Keys joined by dots and blanks share what follows them: the end of the chain, and whether that is a '='.
+    let mut chain = (0, false);
+    let mut first = true;
     while let Some(offset) = line.get(from..).and_then(|rest| rest.iter().position(|byte| is_key_byte(*byte))) {
         let start = from + offset;
-        let rest = line.get(start..).unwrap_or_default();
-        let end = start + rest.iter().position(|byte| !is_key_byte(*byte)).unwrap_or(rest.len());
-        let before = line.get(..start).unwrap_or_default();
-        let after = line.get(end..).unwrap_or_default();
-        let between = |byte: &u8| is_key_byte(*byte) || b" \t\"'.".contains(byte);
-        let sign = after.iter().position(|byte| !between(byte)).filter(|place| after.get(*place) == Some(&b'='));
-        let first = before.iter().all(|byte| b" \t\"'.".contains(byte));
-        if (first || sign.is_some()) && is_secret_key(line.get(start..end).unwrap_or_default(), known_keys) {
-            return Some(end + sign.map_or(0, |place| place + 1));
+        let length = |bytes: &[u8], inside: fn(&u8) -> bool| bytes.iter().position(|byte| !inside(byte)).unwrap_or(bytes.len());
+        let end = start + length(line.get(start..).unwrap_or_default(), |byte| is_key_byte(*byte));
+        if end > chain.0 {
+            let chain_end = end + length(line.get(end..).unwrap_or_default(), |byte| is_key_byte(*byte) || is_join(*byte));
+            chain = (chain_end, line.get(chain_end) == Some(&b'='));
         }
+        let leads = first && line.get(..start).unwrap_or_default().iter().all(|byte| is_join(*byte));
+        if (leads || chain.1) && is_secret_key(line.get(start..end).unwrap_or_default(), known_keys) {
+            return Some(if chain.1 { chain.0 + 1 } else { end });
+        }
+        first = false;
         from = end;
     }
     None
+}
+
+fn is_join(byte: u8) -> bool {
+    b" \t\"'.".contains(&byte)
 }
 
 /// Hides a value, or what of it stands in this line; keeps the marks of its structure.
@@ -181,19 +186,19 @@ fn find_triple(rest: &[u8], quote: u8) -> Option<usize> {
     rest.windows(3).position(|three| three == [quote; 3])
 }
 
-/// Hides strings that hold an ACL word such as `>password`, wherever they stand.
-fn mask_signed_strings(line: &mut [u8]) {
-    let mut place = 0;
-    while let Some(offset) = line.get(place..).and_then(|rest| rest.iter().position(|byte| b"\"'".contains(byte))) {
-        place += offset;
-        let rest = line.get_mut(place..).unwrap_or_default();
-        let inner = rest.get(1..string_end(rest).unwrap_or(rest.len())).unwrap_or_default();
-        let signed = |word: &[u8]| word.first().is_some_and(|sign| SECRET_SIGNS.contains(sign));
-        place += if inner.split(u8::is_ascii_whitespace).any(signed) {
-            mask_string(rest)
-        } else {
-            string_end(rest).map_or(1, |end| end + 1)
-        };
+/// Hides what follows the sign of an ACL word such as `>password`, wherever it stands.
+fn mask_signed_words(line: &mut [u8]) {
+    let mut previous = b' ';
+    let mut hiding = false;
+    for byte in line {
+        let ends = byte.is_ascii_whitespace() || b"\"'".contains(byte);
+        // A '#' that no quote stands before begins a comment.
+        let sign = b"><!".contains(byte) && !previous.is_ascii_alphanumeric() || *byte == b'#' && b"\"'".contains(&previous);
+        previous = *byte;
+        hiding = !ends && (hiding || sign);
+        if hiding {
+            *byte = b'*';
+        }
     }
 }
 
@@ -236,6 +241,8 @@ mod tests {
             "privileges = [\"+get\", \">hunter2\"]",
             "privileges = [\"+get >hunter2\"]",
             "privileges = [\">hunter2",
+            "privileges = [\"+get, \">hunter2\"]",
+            "privileges = ['#hunter2', '<hunter2', '!hunter2']",
             "# password = \"hunter2\"",
             "password = \"\\\"hunter2\"",
             "password = 'ä' hunter2",

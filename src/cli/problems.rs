@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Element, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
 use super::mask::mask;
@@ -17,6 +17,8 @@ const PROBLEMS_MAX: usize = 100;
 const EXCERPT_LINES_MAX: usize = 6;
 /// Two places of one file share an excerpt if no more than this lies between them. Bytes.
 const SHARED_BYTES_MAX: u32 = 16 << 10;
+/// A longer excerpt shrinks to the line of its first place. Bytes.
+const EXCERPT_BYTES_MAX: usize = 64 << 10;
 /// Of a longer line only the neighbourhood of the place is shown. Bytes.
 const LINE_BYTES_MAX: usize = 1 << 10;
 
@@ -80,8 +82,8 @@ fn group<'a>(problem: &Problem, shown: &mut ShownFiles<'a>) -> Group<'a> {
         let together = rest.iter().take_while(near).count().max(1);
         let (excerpt, after) = rest.split_at(together);
         rest = after;
-        match shown.snippet(excerpt) {
-            Some(snippet) => group = group.element(snippet),
+        match shown.excerpt(excerpt) {
+            Some(elements) => group = group.elements(elements),
             None => group = group.elements(excerpt.iter().map(|mark| Level::NOTE.message(mark.label.clone()))),
         }
     }
@@ -124,17 +126,19 @@ impl<'a> ShownFiles<'a> {
         Some((source, self.files.entry(at.file).or_insert_with(|| Lines::new(&source.text))))
     }
 
-    fn snippet(&mut self, marks: &[Mark]) -> Option<Snippet<'a, Annotation<'a>>> {
+    fn excerpt(&mut self, marks: &[Mark]) -> Option<Vec<Element<'a>>> {
         let first = marks.first()?;
         let (source, lines) = self.get(first.at)?;
-        let starts = marks.iter().map(|mark| mark.at.start as usize);
-        let top = lines.number(starts.clone().min()?);
+        let top = lines.number(marks.iter().map(|mark| mark.at.start as usize).min()?);
         let bottom = marks.iter().map(|mark| lines.last_line(mark.at)).max()?;
-        let mut from = lines.start(top);
-        let mut to = lines.start(bottom + 1);
-        if to - from > LINE_BYTES_MAX && top == bottom {
-            from = lines.masked.floor_char_boundary((first.at.start as usize).saturating_sub(LINE_BYTES_MAX / 2).max(from));
-            to = lines.masked.ceil_char_boundary((from + LINE_BYTES_MAX).min(to));
+        let (mut from, mut to) = (lines.start(top), lines.start(bottom + 1));
+        let long = to - from > EXCERPT_BYTES_MAX || top == bottom && to - from > LINE_BYTES_MAX;
+        let mut line_start = top;
+        if long {
+            let start = first.at.start as usize;
+            line_start = lines.number(start);
+            from = lines.masked.floor_char_boundary(start.saturating_sub(LINE_BYTES_MAX / 2).max(lines.start(line_start)));
+            to = lines.masked.ceil_char_boundary((from + LINE_BYTES_MAX).min(lines.start(line_start + 1)));
         }
         let excerpt = lines.masked.get(from..to)?.to_owned();
         let annotation = |mark: &Mark| {
@@ -142,8 +146,16 @@ impl<'a> ShownFiles<'a> {
             let kind = if mark.primary { AnnotationKind::Primary } else { AnnotationKind::Context };
             kind.span(inside(mark.at.start)..inside(mark.at.end)).label(mark.label.clone())
         };
-        let annotations: Vec<Annotation<'a>> = marks.iter().map(annotation).collect();
-        Some(Snippet::source(excerpt).path(source.name.as_str()).line_start(top + 1).annotations(annotations))
+        let shown = |mark: &&Mark| (from..=to).contains(&(mark.at.start as usize));
+        let annotations: Vec<Annotation<'a>> = marks.iter().filter(shown).map(annotation).collect();
+        let snippet = Snippet::source(excerpt).line_start(line_start + 1).annotations(annotations);
+        if !long {
+            return Some(vec![Element::from(snippet.path(source.name.as_str()))]);
+        }
+        // In a part of a line the renderer would count columns from the start of the part.
+        let (line, column) = lines.place(&source.text, first.at.start as usize);
+        let place = annotate_snippets::Origin::path(source.name.as_str()).line(line).char_column(column);
+        Some(vec![Element::from(place), Element::from(snippet)])
     }
 }
 
@@ -175,5 +187,49 @@ impl Lines {
         let line = self.number(offset);
         let before = text.get(self.start(line)..offset).unwrap_or_default();
         (line + 1, before.chars().count() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: impl Into<String>) -> [Source; 1] {
+        [Source { name: "x.toml".to_owned(), text: text.into() }]
+    }
+
+    fn at(start: usize, end: usize) -> Origin {
+        Origin { file: 0, start: u32::try_from(start).unwrap(), end: u32::try_from(end).unwrap() }
+    }
+
+    #[test]
+    fn a_place_in_a_long_line_keeps_its_column() {
+        let sources = source(format!("a = 1\nx = [{}bad{}]\n", "1, ".repeat(5_000), ", 1".repeat(5_000)));
+        let place = sources[0].text.find("bad").unwrap();
+        let told = render(&[Problem::new("t", at(place, place + 3), "here")], &sources, false);
+        assert!(told.contains("x.toml:2:15006") && told.contains("bad") && told.contains("^^^ here"), "{told}");
+        assert!(told.len() < 2_000, "{told}");
+    }
+
+    #[test]
+    fn many_problems_end_in_a_number() {
+        let sources = source("a = 1\n");
+        let problems: Vec<Problem> = (0..103).map(|number| Problem::new(format!("t{number}"), at(0, 1), "here")).collect();
+        let told = render(&problems, &sources, false);
+        assert!(told.contains("error: t99\n") && !told.contains("error: t100\n") && told.ends_with("and 3 more\n\n"), "{told}");
+        assert_eq!(to_json(&problems, &sources).as_array().unwrap().len(), 103);
+    }
+
+    #[test]
+    fn a_place_over_many_lines_is_shown_by_its_first_ones() {
+        let text = "line\n".repeat(1_000);
+        let told = render(&[Problem::new("t", at(0, text.len()), "here")], &source(text), false);
+        assert!(told.contains("x.toml:1:1") && told.lines().count() < 15, "{told}");
+    }
+
+    #[test]
+    fn a_problem_of_no_file_is_told_all_the_same() {
+        let told = render(&[Problem::new("t", Origin { file: 9, start: 1, end: 2 }, "label").help("cure")], &[], false);
+        assert!(told.contains("error: t") && told.contains("label") && told.contains("cure"), "{told}");
     }
 }

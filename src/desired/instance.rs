@@ -114,16 +114,28 @@ fn setting_value(reader: &mut Reader<'_>, name: &Located<&str>, setting: Field<'
                 return None;
             }
         },
-        DeValue::Array(_) => reader.strings(setting).iter().map(|word| word.value).collect::<Vec<_>>().join(" "),
-        other @ (DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_)) => {
-            let title =
-                format!("setting {} takes a string, a whole number, true, false, or a list of strings", quoted(name.value));
-            let problem = Problem::new(title, setting.at, format!("this is {}", super::reader::kind(other)));
-            reader.push(problem.help("write the value in quotes, as valkey.conf has it"));
+        DeValue::Array(_) => {
+            let mut words = Vec::new();
+            for word in reader.items(setting) {
+                match word.value().as_str() {
+                    Some(text) => words.push(text),
+                    None => reader.push(not_plain(name, word)),
+                }
+            }
+            words.join(" ")
+        }
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+            reader.push(not_plain(name, setting));
             return None;
         }
     };
     one_line(reader, name.value, text, setting.at)
+}
+
+fn not_plain(name: &Located<&str>, found: Field<'_>) -> Problem {
+    let title = format!("setting {} takes a string, a whole number, true, false, or a list of strings", quoted(name.value));
+    Problem::new(title, found.at, format!("this is {}", super::reader::kind(found.value())))
+        .help("write the value in quotes, as valkey.conf has it")
 }
 
 /// A value that stays within its line of the server's config file.

@@ -5,11 +5,14 @@ use std::fmt::Display;
 
 use super::draft::{Draft, InstanceDraft, Named, ShardDraft};
 use super::merge::Merge;
-use super::problem::{Problem, quoted};
+use super::problem::{Problem, nearest, quoted};
 use super::secret::Secrets;
-use crate::model::binary::nearest;
 use crate::model::desired::{Desired, DesiredNode, Ensure, Located, Origin, Reach};
 use crate::model::name::{InstanceName, NodeName, ShardName, TenantName};
+
+/// Beyond this many problems nobody reads what was meant, and looking for it would take long: one shard that is gone can
+/// leave a hundred thousand instances without theirs.
+const SUGGESTIONS_MAX: usize = 1000;
 
 /// What stands under names, with the place of each name.
 type Declared<N, T> = BTreeMap<N, (Origin, T)>;
@@ -111,7 +114,7 @@ fn check_nodes(nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Probl
 
 fn check_shard(draft: &ShardDraft, nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Problem>) {
     for (name, at) in draft.shard.nodes.iter().zip(&draft.nodes_at).filter(|(name, _)| !nodes.contains_key(*name)) {
-        problems.push(unknown("node", "nodes", name.as_str(), *at, nodes.keys().map(NodeName::as_str)));
+        unknown("node", "nodes", name.as_str(), *at, nodes.keys().map(NodeName::as_str), problems);
     }
 }
 
@@ -123,11 +126,11 @@ fn check_instance(
     problems: &mut Vec<Problem>,
 ) {
     if let Some(tenant) = instance.tenant.as_ref().filter(|tenant| !tenants.contains_key(&tenant.value)) {
-        problems.push(unknown("tenant", "tenants", tenant.value.as_str(), tenant.at, tenants.keys().map(TenantName::as_str)));
+        unknown("tenant", "tenants", tenant.value.as_str(), tenant.at, tenants.keys().map(TenantName::as_str), problems);
     }
     let Some(written) = &instance.shard else { return };
     let Some((_, shard)) = shards.get(&written.value) else {
-        problems.push(unknown("shard", "shards", written.value.as_str(), written.at, shards.keys().map(ShardName::as_str)));
+        unknown("shard", "shards", written.value.as_str(), written.at, shards.keys().map(ShardName::as_str), problems);
         return;
     };
     let nodes = &shard.shard.nodes;
@@ -139,12 +142,20 @@ fn check_instance(
     }
 }
 
-fn unknown<'n>(kind: &str, table: &str, name: &str, at: Origin, known: impl Iterator<Item = &'n str>) -> Problem {
+fn unknown<'n>(
+    kind: &str,
+    table: &str,
+    name: &str,
+    at: Origin,
+    known: impl Iterator<Item = &'n str>,
+    problems: &mut Vec<Problem>,
+) {
     let problem = Problem::new(format!("there is no {kind} {}", quoted(name)), at, format!("not declared in [{table}]"));
-    problem.help(match nearest(name, known) {
+    let near = if problems.len() < SUGGESTIONS_MAX { nearest(name, known) } else { None };
+    problems.push(problem.help(match near {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("declare it with a table [{table}.{name}]"),
-    })
+    }));
 }
 
 /// No two instances may ask for one port of one node.

@@ -22,7 +22,7 @@ mod user;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use problem::{Problem, refusals_to_problems};
+pub use problem::{Problem, nearest, refusals_to_problems};
 pub use secret::{SecretRef, Secrets};
 pub use source::{FILE_BYTES_MAX, Source, SourceError};
 

@@ -63,6 +63,12 @@ pub fn refusals_to_problems(refusals: &[Refusal]) -> Vec<Problem> {
     problems
 }
 
+/// What was probably meant by a name; nothing for a name so long that comparing would cost more than it helps.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const NAME_BYTES_MAX: usize = 256;
+    if name.len() > NAME_BYTES_MAX { None } else { crate::model::binary::nearest(name, candidates) }
+}
+
 /// A name as it may stand in a message: quoted, control characters escaped, not endless.
 pub(super) fn quoted(text: &str) -> String {
     const CHARS_MAX: usize = 80;

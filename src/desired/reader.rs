@@ -7,11 +7,10 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Problem, quoted};
+use super::problem::{Problem, nearest, quoted};
 use super::schema::{self, Key, Shape, Table};
 use super::source::Source;
 use super::syntax;
-use crate::model::binary::nearest;
 use crate::model::desired::{Located, Origin};
 
 /// A table's path, shown as its header: `[instances.a]`.
@@ -96,32 +95,37 @@ impl<'s> Reader<'s> {
     }
 
     fn check_presence(&mut self, path: Path<'_>, fields: Fields<'_>, schema: &'static Table, at: Origin) {
-        for key in schema.keys.iter().filter(|key| key.required && !fields.has(key.name)) {
+        for key in schema.keys.iter().filter(|key| key.required && !fields.has_or_means(key.name, schema)) {
             let title = format!("{path} has no {:?}", key.name);
             let help = format!("{}: takes {}", key.name, key.shape.expected());
             self.push(Problem::new(title, at, "it belongs here").help(help));
         }
-        let present = |names: &[&'static str]| names.iter().copied().filter(|name| fields.has(name)).collect::<Vec<_>>();
-        if let [_, second, ..] = present(schema.exactly_one).as_slice() {
-            let at = fields.table.get_key_value(*second).map_or(at, |(key, _)| self.origin(key));
+        let mut present = schema.exactly_one.iter().copied().filter(|name| fields.has(name));
+        if let (Some(_), Some(second)) = (present.next(), present.next()) {
+            let at = fields.table.get_key_value(second).map_or(at, |(key, _)| self.origin(key));
             let title = format!("{path} has both {}", list(schema.exactly_one, "and"));
             self.push(Problem::new(title, at, "one too many").help("keep one of the two"));
         }
-        for (names, found) in [(schema.exactly_one, "either "), (schema.at_least_one, "")] {
-            if !names.is_empty() && present(names).is_empty() {
+        for (names, either) in [(schema.exactly_one, "either "), (schema.at_least_one, "")] {
+            if !names.is_empty() && !names.iter().any(|name| fields.has_or_means(name, schema)) {
                 let title = format!("{path} has neither {}", list(names, "nor"));
-                self.push(Problem::new(title, at, "it belongs here").help(format!("say {found}{}", list(names, "or"))));
+                self.push(Problem::new(title, at, "it belongs here").help(format!("say {either}{}", list(names, "or"))));
             }
         }
         if let Some((first, second)) = schema.needs
             && fields.has(first)
-            && !fields.has(second)
+            && !fields.has_or_means(second, schema)
         {
             let expected = schema.keys.iter().find(|key| key.name == second).map(|key| key.shape.expected());
             let title = format!("{path} has {first:?} but no {second:?}");
             let help = format!("{second}: takes {}", expected.unwrap_or_default());
             self.push(Problem::new(title, at, "it belongs here").help(help));
         }
+    }
+
+    /// May what is missing only be unreadable?
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     pub(super) fn get<'t>(&self, fields: Fields<'t>, key: &'static Key) -> Option<Field<'t>> {
@@ -276,6 +280,13 @@ impl<'t> Field<'t> {
 impl Fields<'_> {
     pub(super) fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)
+    }
+
+    /// Is the key there, or one that was probably meant to be it? That is told as an unknown key already.
+    pub(super) fn has_or_means(&self, name: &str, schema: &'static Table) -> bool {
+        let known = |written: &str| schema.keys.iter().any(|key| key.name == written);
+        let meant = |written: &str| nearest(written, schema.keys.iter().map(|key| key.name)) == Some(name);
+        self.has(name) || self.table.keys().map(|key| &**key.get_ref()).any(|written| !known(written) && meant(written))
     }
 }
 

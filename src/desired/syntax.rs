@@ -15,6 +15,10 @@ const ALL_ERRORS_BYTES_MAX: usize = 4 << 20;
 /// More syntax errors than this in one file help nobody.
 const ERRORS_MAX: usize = 50;
 
+/// Messages of the parser that are told in other words.
+const DUPLICATE: &str = "duplicate key";
+const UNQUOTED: &str = "string values must be quoted, expected literal string";
+
 /// A file as far as it could be read.
 pub(super) struct Tree<'s> {
     pub(super) root: DeTable<'s>,
@@ -39,14 +43,21 @@ pub(super) fn parse(file: u32, source: &Source) -> Tree<'_> {
             let mut problems: Vec<Problem> = Vec::new();
             for error in errors.iter().take(ERRORS_MAX) {
                 let problem = syntax_problem(file, text, error);
-                // One slip often makes several errors in its line; the first says what is wrong.
-                if problems.last().is_none_or(|last| !same_line(text, last.at, problem.at)) {
+                if problems.last().is_none_or(|last| !follows(text, last.at, error, problem.at)) {
                     problems.push(problem);
                 }
             }
             Tree { root: Spanned::into_inner(root), problems }
         }
     }
+}
+
+/// Does an error only follow from the one before it? One slip often makes several errors in its line, and a table that is
+/// opened twice makes all its keys duplicates.
+fn follows(text: &str, last: Origin, error: &Error, at: Origin) -> bool {
+    let between = text.get(last.start as usize..at.start as usize).unwrap_or_default();
+    let in_header = line_at(text, last.start as usize).trim_start().starts_with('[');
+    same_line(text, last, at) || in_header && error.message() == DUPLICATE && !between.contains("\n[")
 }
 
 fn unreadable(file: u32, text: &str) -> Option<Problem> {
@@ -64,7 +75,8 @@ fn syntax_problem(file: u32, text: &str, error: &Error) -> Problem {
     let span = error.span().unwrap_or_default();
     let at = origin(file, text, span.clone());
     match error.message() {
-        "duplicate key" => duplicate(file, text, at),
+        DUPLICATE => duplicate(file, text, at),
+        UNQUOTED if at.start == at.end => Problem::new("not valid TOML: a value is missing", at, "it belongs here"),
         message if message.contains("recursion") => {
             Problem::new("nested too deeply", at, "here").help("nothing in the state language is nested more than a few levels")
         }
@@ -77,15 +89,14 @@ fn duplicate(file: u32, text: &str, at: Origin) -> Problem {
     let key = slice(text, at);
     let problem =
         Problem::new(format!("{} is defined twice", super::problem::quoted(key)), at, "again here").help("keep one of the two");
-    let line_start = line_start(text, at.start as usize);
-    let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+    let line = line_at(text, at.start as usize);
     let header =
         |line: &str| line.trim_start().starts_with('[').then(|| line.split('#').next().unwrap_or_default().trim().to_owned());
     let wanted = header(line);
     let mut found = None;
-    let mut end = line_start;
+    let mut end = line_start(text, at.start as usize);
     while end > 0 {
-        let start = self::line_start(text, end - 1);
+        let start = line_start(text, end - 1);
         let before = text.get(start..end).unwrap_or_default();
         let same = match (&wanted, header(before)) {
             (Some(wanted), Some(header)) => *wanted == header,
@@ -125,6 +136,10 @@ fn slice(text: &str, at: Origin) -> &str {
 
 fn line_start(text: &str, offset: usize) -> usize {
     text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
+}
+
+fn line_at(text: &str, offset: usize) -> &str {
+    text.get(line_start(text, offset)..).unwrap_or_default().lines().next().unwrap_or_default()
 }
 
 /// Is there no line break between two places of one file?

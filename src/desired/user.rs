@@ -23,7 +23,11 @@ pub(super) fn read(reader: &mut Reader<'_>, instance: &str, entry: &Entry<'_>) -
     let passwords = hashes.map_or_else(Vec::new, |field| read_hashes(reader, field));
     let references = reader.get(fields, &schema::PASSWORD);
     let secrets = references.map_or_else(Vec::new, |field| read_references(reader, &path, field));
-    if enabled && !has_entries(hashes) && !has_entries(references) {
+    let unreadable =
+        |key: &Key| reader.is_partial() || !fields.has(key.name) && fields.has_or_means(key.name, &schema::USER_TABLE);
+    let given =
+        has_entries(hashes) || has_entries(references) || unreadable(&schema::PASSWORD_SHA256) || unreadable(&schema::PASSWORD);
+    if enabled && !given {
         let title = format!("user {} has no password", quoted(entry.name));
         let problem = Problem::new(title, entry.at, "nobody could log in as this user");
         reader.push(problem.help(format!("add password_sha256 ({MAKE_A_HASH}), or say enabled = false")));
