@@ -101,6 +101,10 @@ fn stop_on_signal() -> watch::Receiver<bool> {
                 return;
             }
             if asked {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "asked twice to stop: what is under way is found again by the next look"
+                )]
                 std::process::exit(130);
             }
             asked = true;
@@ -125,9 +129,9 @@ async fn signalled() -> bool {
 fn close(applied: &Applied, as_json: bool) {
     let plan = &applied.look.plan;
     if as_json {
-        let failed = applied.failed.values().map(|(step, outcome)| {
-            json!({ "step": show::identity(step), "outcome": outcome.kind(), "message": outcome.message() })
-        });
+        let failed = applied.failed.values().map(
+            |(step, outcome)| json!({ "step": show::identity(step), "outcome": outcome.kind(), "message": outcome.message() }),
+        );
         println!(
             "{}",
             json!({
@@ -154,7 +158,12 @@ fn close(applied: &Applied, as_json: bool) {
     }
     let left = plan.steps.iter().filter(|step| step.subject != Subject::Fleet).count();
     let stopped = if applied.interrupted { " Stopped; applying again completes it." } else { "" };
-    println!("Applied: {} done, {} failed, {left} left, {} held.{stopped}", applied.done.len(), applied.failed.len(), plan.held.len());
+    println!(
+        "Applied: {} done, {} failed, {left} left, {} held.{stopped}",
+        applied.done.len(),
+        applied.failed.len(),
+        plan.held.len()
+    );
 }
 
 fn exit(applied: &Applied) -> Exit {

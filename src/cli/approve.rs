@@ -37,8 +37,12 @@ pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
     let mut plan = crate::plan::plan(desired, &live);
     let unseen = plan.unseen.clone();
     plan = Plan { steps: crate::plan::approve(desired, &live), ..plan };
-    anyhow::ensure!(live.seen_nodes().next().is_some(), "no node could be seen, so nothing can remember the approval: {unseen:?}");
-    let report = schedule::run(&plan, &fleet, Pace::default(), &watch::channel(false).1, &Mutex::new(|_| {})).await;
+    anyhow::ensure!(
+        live.seen_nodes().next().is_some(),
+        "no node could be seen, so nothing can remember the approval: {unseen:?}"
+    );
+    let report =
+        schedule::run(&plan, &fleet, Pace::default(), &watch::channel(false).1, &Mutex::new(|_: schedule::Event<'_>| {})).await;
     for (step, outcome) in &report.results {
         let done = outcome.as_ref().is_some_and(crate::model::outcome::Outcome::is_done);
         let outcome = outcome.as_ref().map_or_else(|| "not begun".to_owned(), ToString::to_string);

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::{SourceArgs, live_file, saved};
+use super::{SourceArgs, live_file, saved, source};
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
@@ -35,7 +35,7 @@ pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
     let look = match &args.live {
         Some(file) => {
-            let text = load::read_text(file)?;
+            let text = source::read_ours(file)?;
             let live = live_file::parse(&text).with_context(|| format!("{}", file.display()))?;
             let plan = crate::plan::plan(&loaded.desired, &live);
             Look { live, plan }

@@ -93,7 +93,9 @@ fn may_come_back(desired: &Desired, live: &Live, name: &InstanceName) -> anyhow:
         bail!("declare instance {name} again first (without ensure = \"absent\"): what is not declared would not be started");
     }
     if let Some((node, _)) = live.seen_nodes().find(|(_, facts)| facts.members.contains_key(name)) {
-        bail!("an instance {name} stands on node {node} now: delete that one first (ensure = \"absent\"), its data is set aside too");
+        bail!(
+            "an instance {name} stands on node {node} now: delete that one first (ensure = \"absent\"), its data is set aside too"
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SourceArgs;
-use super::load::read_text;
+use super::source;
 use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Step};
 use crate::plan::show;
@@ -42,29 +42,30 @@ pub(super) fn identities<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<Value
     steps.map(show::identity).collect()
 }
 
-pub(super) fn save(file: &Path, source: &SourceArgs, desired: &Desired, plan: &Plan, rest: &[Plan]) -> anyhow::Result<()> {
+pub(super) fn save(file: &Path, args: &SourceArgs, desired: &Desired, plan: &Plan, rest: &[Plan]) -> anyhow::Result<()> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
     let saved = Saved {
         kind: KIND.to_owned(),
         format_version: show::FORMAT_VERSION.to_owned(),
-        path: absolute(&source.path)?,
-        local_root: source.local_root.as_ref().map(absolute).transpose()?,
-        secrets_root: source.secrets_root.as_ref().map(absolute).transpose()?,
+        path: absolute(&args.path)?,
+        local_root: args.local_root.as_ref().map(absolute).transpose()?,
+        secrets_root: args.secrets_root.as_ref().map(absolute).transpose()?,
         fleet: desired.fleet.to_string(),
         revision: desired.revision.clone(),
         steps: identities(plan.steps.iter()),
         then: identities(rest.iter().flat_map(|plan| &plan.steps)),
     };
     let text = serde_json::to_string_pretty(&saved)?;
-    crate::host::files::write_atomically(file, text.as_bytes(), 0o600).with_context(|| format!("the plan could not be saved as {}", file.display()))
+    crate::host::files::replace(file, text.as_bytes(), 0o600)
+        .with_context(|| format!("the plan could not be saved as {}", file.display()))
 }
 
 /// The saved plan in this file, if it is one.
 pub(super) fn load(path: &Path) -> anyhow::Result<Option<Saved>> {
-    if path.extension().is_some_and(|extension| extension == "toml") || path.is_dir() {
+    if path.extension().is_some_and(|extension| extension == "toml") || !source::is_file(path) {
         return Ok(None);
     }
-    let text = read_text(path)?;
+    let text = source::read_ours(path)?;
     if !text.trim_start().starts_with('{') {
         return Ok(None);
     }

@@ -1,0 +1,87 @@
+//! From the command line to what is desired, and to the nodes it names.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+
+use super::SourceArgs;
+use super::check::Failure;
+use super::problems;
+use super::source::{self, Roots};
+use crate::desired::{self, Secrets, Source, refusals_to_problems};
+use crate::fleet::local::{LocalFleet, Place, ssh_is_not_offered};
+use crate::model::desired::{Desired, Reach};
+use crate::model::plan::Plan;
+use crate::observe::{Limits, Surroundings};
+
+/// What is desired, with the text it was read from, so that later problems can show their place.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub desired: Desired,
+    sources: Vec<Source>,
+}
+
+/// Reads and checks the declared state, passwords included. Problems are printed; nothing is given then.
+pub(super) fn load(args: &SourceArgs) -> anyhow::Result<Option<Loaded>> {
+    let roots = roots(args);
+    read(args, |text| source::read_secrets(&text.secret_refs().into_iter().collect::<Vec<_>>(), &roots))
+}
+
+/// The same for a command that compares no password, so that it works where the secrets are not.
+pub(super) fn load_without_secrets(args: &SourceArgs) -> anyhow::Result<Option<Loaded>> {
+    read(args, |_| Secrets::Placeholder)
+}
+
+fn read(args: &SourceArgs, secrets: impl FnOnce(&desired::Read) -> Secrets) -> anyhow::Result<Option<Loaded>> {
+    let failure = match source::read(&args.path) {
+        Err(errors) => Failure::Unreadable(errors),
+        Ok(sources) => {
+            let text = desired::read(&sources);
+            let secrets = secrets(&text);
+            match text.check(&secrets) {
+                Ok(desired) => return Ok(Some(Loaded { desired, sources })),
+                Err(problems) => Failure::Unsound { problems, sources },
+            }
+        }
+    };
+    anstream::eprint!("{}", failure.render(true));
+    Ok(None)
+}
+
+/// Prints what the nodes' own servers would refuse, if anything.
+pub(super) fn refused(loaded: &Loaded, plan: &Plan) -> bool {
+    if plan.refused.is_empty() {
+        return false;
+    }
+    let found = refusals_to_problems(&plan.refused);
+    let count = problems::count(found.len(), "problem");
+    anstream::eprint!("{}{count}; nothing was changed\n", problems::render(&found, &loaded.sources, true));
+    true
+}
+
+fn roots(args: &SourceArgs) -> Roots {
+    Roots::new(&args.path, args.secrets_root.clone(), args.local_root.clone())
+}
+
+/// The nodes that are named, as far as this release reaches them.
+pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<LocalFleet> {
+    let roots = roots(args);
+    let mut places = BTreeMap::new();
+    for (name, node) in &loaded.desired.nodes {
+        let place = match &node.reach {
+            Reach::Local(folder) => {
+                let folder = source::local_folder(folder, &roots).map_err(anyhow::Error::msg);
+                Place::Folder(folder.with_context(|| format!("node {name}"))?)
+            }
+            Reach::Ssh(destination) => ssh_is_not_offered(destination),
+        };
+        places.insert(name.clone(), place);
+    }
+    let surroundings = Surroundings::of_this_process(Limits::default());
+    Ok(LocalFleet::new(&places, &surroundings).only(loaded.desired.fleet.clone()))
+}
+
+/// Who acts, for those who find the nodes taken.
+pub(super) fn holder(command: &str) -> String {
+    format!("valkeeper {command} (process {}, {})", std::process::id(), source::user())
+}

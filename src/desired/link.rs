@@ -1,0 +1,195 @@
+//! All files to one [`Desired`]: each table once, every reference to something that is declared, ports that do not meet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+
+use super::draft::{Draft, InstanceDraft, Named, ShardDraft};
+use super::merge::Merge;
+use super::problem::{Problem, nearest, quoted};
+use super::secret::Secrets;
+use crate::model::desired::{Desired, DesiredNode, Ensure, Located, Origin, Reach};
+use crate::model::name::{InstanceName, NodeName, ShardName, TenantName};
+
+/// Beyond this many problems nobody reads what was meant, and looking for it would take long: one shard that is gone can
+/// leave a hundred thousand instances without theirs.
+const SUGGESTIONS_MAX: usize = 1000;
+
+/// What stands under names, with the place of each name.
+type Declared<N, T> = BTreeMap<N, (Origin, T)>;
+
+/// Puts the files together. The result stands only if no problem was found, here or before.
+pub(super) fn link(drafts: Vec<Draft>, secrets: &Secrets, problems: &mut Vec<Problem>) -> Option<Desired> {
+    let (mut fleet, mut guard, mut defaults) = (None, None, None);
+    let (mut nodes, mut shards, mut tenants, mut instances) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for draft in drafts {
+        once("[fleet]", &mut fleet, draft.fleet, problems);
+        once("[guard]", &mut guard, draft.guard, problems);
+        once("[defaults]", &mut defaults, draft.defaults, problems);
+        nodes.extend(draft.nodes);
+        shards.extend(draft.shards);
+        tenants.extend(draft.tenants);
+        instances.extend(draft.instances);
+    }
+    let nodes = declare("nodes", nodes, problems);
+    let shards = declare("shards", shards, problems);
+    let tenants = declare("tenants", tenants, problems);
+    let instances = declare("instances", instances, problems);
+
+    check_nodes(&nodes, problems);
+    shards.values().for_each(|(_, shard)| check_shard(shard, &nodes, problems));
+    instances.iter().for_each(|(name, (_, instance))| check_instance(name, instance, &shards, &tenants, problems));
+    check_ports(&instances, &shards, problems);
+
+    let merge = Merge::new(defaults.map(|found| found.value).unwrap_or_default());
+    let instances = instances
+        .into_iter()
+        .filter_map(|(name, (at, draft))| Some((name, merge.instance(at, draft, secrets, problems)?)))
+        .collect();
+    let Some(fleet) = fleet else {
+        let problem = Problem::new("there is no [fleet] table", Origin::default(), "it belongs in one of the files");
+        problems.push(problem.help("add a table [fleet] with name = \"…\": nodes remember which fleet their data belongs to"));
+        return None;
+    };
+    Some(Desired {
+        fleet: fleet.value?,
+        revision: String::new(),
+        guard: guard.map(|found| found.value).unwrap_or_default(),
+        nodes: nodes.into_iter().map(|(name, (_, node))| (name, node)).collect(),
+        shards: shards.into_iter().map(|(name, (_, draft))| (name, draft.shard)).collect(),
+        tenants: tenants.into_keys().collect(),
+        instances,
+    })
+}
+
+fn once<T>(header: &str, known: &mut Option<Located<T>>, new: Option<Located<T>>, problems: &mut Vec<Problem>) {
+    let Some(new) = new else { return };
+    match known {
+        Some(first) => problems.push(twice(header, first.at, new.at)),
+        None => *known = Some(new),
+    }
+}
+
+fn declare<N: Ord + Display, T>(table: &str, entries: Vec<Named<N, T>>, problems: &mut Vec<Problem>) -> Declared<N, T> {
+    let mut declared = Declared::new();
+    for Named { name, at, body } in entries {
+        match declared.get(&name) {
+            Some((first, _)) => problems.push(twice(&format!("[{table}.{name}]"), *first, at)),
+            None => {
+                declared.insert(name, (at, body));
+            }
+        }
+    }
+    declared
+}
+
+fn twice(header: &str, first: Origin, second: Origin) -> Problem {
+    Problem::new(format!("{header} is defined twice"), second, "again here")
+        .other(first, "first defined here")
+        .help("each table is defined once over all files, with all that stands below it")
+}
+
+/// Two nodes that are one host would fight over the same files.
+fn check_nodes(nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Problem>) {
+    let mut known: HashMap<String, (&NodeName, Origin)> = HashMap::new();
+    let mut in_order: Vec<_> = nodes.iter().collect();
+    in_order.sort_by_key(|(_, (at, _))| *at);
+    for (name, (at, node)) in in_order {
+        let place = match &node.reach {
+            Reach::Local(folder) if folder.is_empty() => continue,
+            Reach::Local(folder) => format!("local {}", folder.trim_start_matches("./").trim_end_matches('/')),
+            Reach::Ssh(destination) => format!("ssh {destination}"),
+        };
+        match known.get(&place) {
+            Some((first, first_at)) => {
+                let title = format!("nodes {:?} and {:?} are one and the same place", first.as_str(), name.as_str());
+                let problem = Problem::new(title, *at, "again here").other(*first_at, "first here");
+                problems.push(problem.help("declare each host once; shards may share a node"));
+            }
+            None => {
+                known.insert(place, (name, *at));
+            }
+        }
+    }
+}
+
+fn check_shard(draft: &ShardDraft, nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Problem>) {
+    for (name, at) in draft.shard.nodes.iter().zip(&draft.nodes_at).filter(|(name, _)| !nodes.contains_key(*name)) {
+        unknown("node", "nodes", name.as_str(), *at, nodes.keys().map(NodeName::as_str), problems);
+    }
+}
+
+fn check_instance(
+    name: &InstanceName,
+    instance: &InstanceDraft,
+    shards: &Declared<ShardName, ShardDraft>,
+    tenants: &Declared<TenantName, ()>,
+    problems: &mut Vec<Problem>,
+) {
+    if let Some(tenant) = instance.tenant.as_ref().filter(|tenant| !tenants.contains_key(&tenant.value)) {
+        unknown("tenant", "tenants", tenant.value.as_str(), tenant.at, tenants.keys().map(TenantName::as_str), problems);
+    }
+    let Some(written) = &instance.shard else { return };
+    let Some((_, shard)) = shards.get(&written.value) else {
+        unknown("shard", "shards", written.value.as_str(), written.at, shards.keys().map(ShardName::as_str), problems);
+        return;
+    };
+    let nodes = &shard.shard.nodes;
+    if let Some(primary) = instance.primary.as_ref().filter(|primary| !nodes.contains(&primary.value)) {
+        let title = format!("node {:?} is not in the shard of instance {:?}", primary.value.as_str(), name.as_str());
+        let problem = Problem::new(title, primary.at, "the primary lives on a node of the shard").other(written.at, "the shard");
+        let known = nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+        problems.push(problem.help(format!("nodes of this shard: {known}")));
+    }
+}
+
+fn unknown<'n>(
+    kind: &str,
+    table: &str,
+    name: &str,
+    at: Origin,
+    known: impl Iterator<Item = &'n str>,
+    problems: &mut Vec<Problem>,
+) {
+    let problem = Problem::new(format!("there is no {kind} {}", quoted(name)), at, format!("not declared in [{table}]"));
+    let near = if problems.len() < SUGGESTIONS_MAX { nearest(name, known) } else { None };
+    problems.push(problem.help(match near {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("declare it with a table [{table}.{name}]"),
+    }));
+}
+
+/// No two instances may ask for one port of one node.
+fn check_ports(
+    instances: &Declared<InstanceName, InstanceDraft>,
+    shards: &Declared<ShardName, ShardDraft>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut asking: Vec<(&InstanceName, &Located<u16>, &ShardName)> = instances
+        .iter()
+        .filter(|(_, (_, instance))| instance.ensure == Ensure::Present)
+        .filter_map(|(name, (_, instance))| Some((name, instance.port.as_ref()?, &instance.shard.as_ref()?.value)))
+        .collect();
+    asking.sort_by_key(|(_, port, _)| port.at);
+    let mut taken: HashMap<(&NodeName, u16), (&InstanceName, Origin)> = HashMap::new();
+    for (name, port, shard) in asking {
+        let nodes = shards.get(shard).map(|(_, draft)| draft.shard.nodes.as_slice()).unwrap_or_default();
+        let mut clash = None;
+        for node in nodes {
+            let first = *taken.entry((node, port.value)).or_insert((name, port.at));
+            if first.0 != name {
+                clash = clash.or(Some((node, first)));
+            }
+        }
+        if let Some((node, (first, first_at))) = clash {
+            let title = format!(
+                "instances {:?} and {:?} both ask for port {} of node {:?}",
+                first.as_str(),
+                name.as_str(),
+                port.value,
+                node.as_str()
+            );
+            let problem = Problem::new(title, port.at, "again here").other(first_at, "first asked for here");
+            problems.push(problem.help("change one of the two, or leave port out: the lowest free one is given and kept"));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Names a desired state by what it says: a digest over its values, whatever the layout, comments and order of the text.
+//!
+//! Passwords enter as fingerprints. Structs are taken apart without `..`, so that a new field must be thought about.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::desired::{
+    Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Reach, Shard, UndeclaredUsers,
+};
+
+/// How many hex digits name a revision: 48 bits, enough to tell the revisions of one fleet apart.
+const DIGITS: usize = 12;
+/// Text is handed to the hash in pieces of about this size. Bytes.
+const BUFFER_BYTES: usize = 1 << 16;
+
+/// The digest of all that is declared.
+pub(super) fn revision(desired: &Desired) -> String {
+    let Desired { fleet, revision: _, guard, nodes, shards, tenants, instances } = desired;
+    let mut text = Canonical { hash: Sha256::new(), buffer: String::with_capacity(BUFFER_BYTES * 2) };
+    text.line("fleet", &[fleet.as_str()]);
+    add_guard(&mut text, guard);
+    for (name, DesiredNode { at: _, reach, address }) in nodes {
+        let (kind, place) = match reach {
+            Reach::Local(folder) => ("local", folder),
+            Reach::Ssh(destination) => ("ssh", destination),
+        };
+        let address = address.map(|address| address.to_string()).unwrap_or_default();
+        text.line("node", &[name.as_str(), kind, place, &address]);
+    }
+    for (name, Shard { at: _, nodes, ports }) in shards {
+        text.line("shard", &[name.as_str(), &ports.start().to_string(), &ports.end().to_string()]);
+        nodes.iter().for_each(|node| text.line("of", &[node.as_str()]));
+    }
+    tenants.iter().for_each(|tenant| text.line("tenant", &[tenant.as_str()]));
+    for (name, instance) in instances {
+        add_instance(&mut text, name.as_str(), instance);
+    }
+    text.finish()
+}
+
+fn add_guard(text: &mut Canonical, guard: &Guard) {
+    let Guard { prune, max_deletes, max_restarts, retain_deleted, undeclared_users } = guard;
+    let undeclared = match undeclared_users {
+        UndeclaredUsers::Keep => "keep",
+        UndeclaredUsers::Remove => "remove",
+    };
+    let numbers = [max_deletes.to_string(), max_restarts.to_string(), retain_deleted.as_millis().to_string()];
+    let [deletes, restarts, retain] = &numbers;
+    text.line("guard", &[yes(*prune), deletes, restarts, retain, undeclared]);
+}
+
+fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
+    let DesiredInstance { at: _, tenant, shard, ensure, protect, port, settings, users } = instance;
+    let ensure = match ensure {
+        Ensure::Present => "present",
+        Ensure::Absent => "absent",
+    };
+    let tenant = tenant.as_ref().map_or("", |tenant| tenant.as_str());
+    let port = port.map(|port| port.to_string()).unwrap_or_default();
+    text.line("instance", &[name, tenant, shard.as_str(), ensure, yes(*protect), &port]);
+    for (setting, value) in settings {
+        text.line("set", &[setting.as_str(), &value.value]);
+    }
+    for (user, DesiredUser { at: _, enabled, passwords, root, selectors }) in users {
+        text.line("user", &[user.as_str(), yes(*enabled)]);
+        for password in passwords {
+            text.line("password", &[&password.fingerprint().to_string()]);
+        }
+        add_rights(text, "root", root);
+        selectors.iter().for_each(|selector| add_rights(text, "selector", selector));
+    }
+}
+
+fn add_rights(text: &mut Canonical, kind: &str, rights: &DesiredSelector) {
+    let DesiredSelector { privileges, keys, channels } = rights;
+    text.line(kind, &[]);
+    privileges.iter().for_each(|word| text.line("may", &[&word.value]));
+    keys.iter().for_each(|word| text.line("key", &[word]));
+    channels.iter().for_each(|word| text.line("channel", &[word]));
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+/// Lines of words, each with its length before it, so that no two states have one text.
+struct Canonical {
+    hash: Sha256,
+    buffer: String,
+}
+
+impl Canonical {
+    fn line(&mut self, kind: &str, words: &[&str]) {
+        self.buffer.push_str(kind);
+        for word in words {
+            self.length(word.len());
+            self.buffer.push_str(word);
+        }
+        self.buffer.push('\n');
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.hash.update(self.buffer.as_bytes());
+            self.buffer.clear();
+        }
+    }
+
+    fn length(&mut self, length: usize) {
+        self.buffer.push(' ');
+        self.buffer.push_str(&length.to_string());
+        self.buffer.push(':');
+    }
+
+    fn finish(mut self) -> String {
+        self.hash.update(self.buffer.as_bytes());
+        let digest: [u8; 32] = self.hash.finalize().into();
+        base16ct::lower::encode_string(&digest).chars().take(DIGITS).collect()
+    }
+}
