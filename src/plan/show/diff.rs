@@ -107,6 +107,9 @@ pub(super) fn settings(
 pub(super) fn user(before: &Twin<Arc<AclUser>>, after: &AclUser) -> Vec<String> {
     let closed = AclUser::closed();
     let found = before.memory.seen().or(before.disk.seen()).map_or(&closed, |user| &**user);
+    if before.memory.is_absent() && before.disk.is_absent() {
+        return new_user(after);
+    }
     let mut lines = Vec::new();
     if found.enabled != after.enabled {
         let word = |on: bool| if on { "on" } else { "off" };
@@ -133,6 +136,22 @@ pub(super) fn user(before: &Twin<Arc<AclUser>>, after: &AclUser) -> Vec<String> 
             (Some(was), None) => lines.push(format!("- {prefix}{}", was.words().join(" "))),
             (None, None) => {}
         }
+    }
+    lines
+}
+
+/// Everything that a new user is given.
+fn new_user(user: &AclUser) -> Vec<String> {
+    let mut lines = vec![format!("+ {}", if user.enabled { "on" } else { "off" })];
+    lines.extend(user.passwords().iter().map(|password| format!("+ password fp:{password}")));
+    let or_none = |words: Vec<String>| if words.is_empty() { "none".to_owned() } else { words.join(" ") };
+    let rights = |selector: &Selector, prefix: &str| {
+        [("keys", selector.key_words()), ("channels", selector.channel_words()), ("commands", selector.command_words())]
+            .map(|(what, words)| format!("+ {prefix}{what}: {}", or_none(words)))
+    };
+    lines.extend(rights(&user.root, ""));
+    for (index, selector) in user.selectors().iter().enumerate() {
+        lines.extend(rights(selector, &format!("selector {}: ", index + 1)));
     }
     lines
 }

@@ -2,7 +2,6 @@
 
 use super::words;
 use super::{Verb, View, by_subject, diff, summary};
-use crate::model::acl::AclUser;
 use crate::model::action::{Action, Creation, Opening};
 use crate::model::binary::BinaryFacts;
 use crate::model::desired::{Desired, Reach};
@@ -177,9 +176,6 @@ fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, b
     for (name, wanted) in &creation.users {
         out.line(3, &format!("+ user {name}"));
         diff::user(&Default::default(), &wanted.user).iter().for_each(|line| out.line(5, line));
-        if *wanted.user == AclUser::closed() {
-            out.line(5, "off, without any right");
-        }
     }
 }
 
