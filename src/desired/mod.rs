@@ -139,3 +139,109 @@ impl Read {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::password::PasswordHash;
+
+    fn sources(texts: &[&str]) -> Vec<Source> {
+        let source = |(number, text): (usize, &&str)| Source { name: format!("{number}.toml"), text: (*text).to_owned() };
+        texts.iter().enumerate().map(source).collect()
+    }
+
+    const FLEET: &str = "[fleet]\nname = \"f\"\n[nodes.n]\nlocal = \"./n\"\n[shards.s]\nnodes = [\"n\"]\nports = \"6400-6401\"\n";
+
+    fn parsed(texts: &[&str]) -> Desired {
+        let mut all = vec![FLEET];
+        all.extend(texts);
+        parse(&sources(&all), &Secrets::Placeholder).unwrap()
+    }
+
+    fn setting(desired: &Desired, name: &str) -> (String, u32) {
+        let found = &desired.instances["i"].settings[name];
+        (found.value.clone(), found.at.file)
+    }
+
+    #[test]
+    fn an_instance_wins_over_defaults_and_these_over_the_base() {
+        let instance = "[instances.i]\nshard = \"s\"\n";
+        let bare = parsed(&["", instance]);
+        assert_eq!(setting(&bare, "maxmemory"), ("67108864".into(), 2));
+        assert_eq!(setting(&bare, "appendonly"), ("yes".into(), 2));
+        let defaults = "[defaults]\nmax_memory_mb = 1\nconfig = { timeout = 5, appendonly = false }\n";
+        let merged = parsed(&[defaults, instance]);
+        assert_eq!(setting(&merged, "maxmemory"), ("1048576".into(), 1));
+        assert_eq!(setting(&merged, "appendonly"), ("no".into(), 1));
+        let own = parsed(&[defaults, "[instances.i]\nshard = \"s\"\nmax_memory_mb = 2\nconfig.timeout = 6\n"]);
+        assert_eq!(setting(&own, "maxmemory"), ("2097152".into(), 2));
+        assert_eq!(setting(&own, "timeout"), ("6".into(), 2));
+    }
+
+    #[test]
+    fn values_of_settings_are_the_servers_text() {
+        let text =
+            "[instances.i]\nshard = \"s\"\nconfig = { a = 0x10, b = true, c = [\"900 1\", \"300 10\"], d = \"\", e = [] }\n";
+        let desired = parsed(&[text]);
+        for (name, value) in [("a", "16"), ("b", "yes"), ("c", "900 1 300 10"), ("d", ""), ("e", "")] {
+            assert_eq!(setting(&desired, name).0, value);
+        }
+    }
+
+    #[test]
+    fn a_place_covers_the_whole_of_a_setting() {
+        let text = "[instances.i]\nshard = \"s\"\nmax_memory_mb = 5\nconfig = { timeout = 300 }\n";
+        let desired = parsed(&[text]);
+        let at = |name: &str| {
+            let at = desired.instances["i"].settings[name].at;
+            text.get(at.start as usize..at.end as usize).unwrap()
+        };
+        assert_eq!((at("timeout"), at("maxmemory"), at("appendonly")), ("timeout = 300", "max_memory_mb = 5", "i"));
+    }
+
+    #[test]
+    fn secrets_are_asked_for_once_and_become_hashes() {
+        let user = |name: &str| {
+            format!("[instances.i.users.{name}]\nprivileges = []\npassword = [{{ file = \"x\" }}, {{ env = \"Y\" }}]\n")
+        };
+        let text = format!("{FLEET}[instances.i]\nshard = \"s\"\n{}{}", user("a"), user("b"));
+        let sources = sources(&[&text]);
+        let refs = read(&sources).secret_refs();
+        assert_eq!(refs, [SecretRef::File("x".into()), SecretRef::Env("Y".into())]);
+
+        let hash = PasswordHash::of_password(b"hunter2");
+        let both = Secrets::Read(refs.iter().map(|reference| (reference.clone(), Ok(hash.clone()))).collect());
+        let desired = parse(&sources, &both).unwrap();
+        assert_eq!(desired.instances["i"].users["a"].passwords, [hash]);
+
+        let missing = Secrets::Read(BTreeMap::from([(refs[0].clone(), Err("x: no such file".to_owned()))]));
+        let problems = parse(&sources, &missing).unwrap_err();
+        let labels: Vec<_> = problems.iter().map(|problem| problem.label.as_str()).collect();
+        assert_eq!(labels, ["x: no such file", "it was not read"].repeat(2));
+        let at = problems[1].at;
+        assert_eq!(text.get(at.start as usize..at.end as usize), Some("{ env = \"Y\" }"));
+    }
+
+    #[test]
+    fn a_user_gets_every_key_by_default_and_a_selector_none() {
+        let user =
+            "[instances.i]\nshard = \"s\"\n[instances.i.users.u]\nenabled = false\nselectors = [{ privileges = [\"+get\"] }]\n";
+        let desired = parsed(&[user]);
+        let user = &desired.instances["i"].users["u"];
+        assert_eq!((user.root.keys.as_slice(), user.root.privileges.len()), (&["~*".to_owned()][..], 0));
+        assert_eq!((user.selectors[0].keys.len(), user.selectors[0].channels.len()), (0, 0));
+    }
+
+    #[test]
+    fn places_of_refusals_are_told_in_order() {
+        use crate::model::plan::Refusal;
+        let refusal = |start| Refusal { at: Origin { file: 0, start, end: start + 1 }, problem: "p".into(), cure: String::new() };
+        let problems = refusals_to_problems(&[refusal(5), refusal(1), refusal(5)]);
+        assert_eq!(
+            problems.iter().map(|problem| (problem.at.start, problem.help.is_some())).collect::<Vec<_>>(),
+            [(1, false), (5, false)]
+        );
+    }
+}

@@ -115,3 +115,89 @@ impl Canonical {
         base16ct::lower::encode_string(&digest).chars().take(DIGITS).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::desired::{Secrets, Source, parse};
+
+    fn revision(text: &str) -> String {
+        let source = Source { name: "x.toml".to_owned(), text: text.to_owned() };
+        parse(&[source], &Secrets::Placeholder).unwrap().revision
+    }
+
+    const TEXT: &str = r#"
+[fleet]
+name = "f"
+[guard]
+max_deletes = 3
+[nodes.n]
+local = "./n"
+[nodes.m]
+ssh = "m"
+address = "10.0.0.1"
+[shards.s]
+nodes = ["n"]
+ports = "6400-6401"
+[tenants.t]
+[instances.i]
+shard = "s"
+tenant = "t"
+port = 6400
+max_memory_mb = 5
+[instances.i.users.u]
+password_sha256 = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+privileges = ["+get", "-set"]
+key_pattern = "~a"
+channels = ["&c"]
+selectors = [{ privileges = ["+ping"] }]
+"#;
+
+    #[test]
+    fn layout_comments_and_what_is_default_anyway_do_not_matter() {
+        let first = revision(TEXT);
+        assert_eq!(first.len(), 12);
+        assert_eq!(revision(&format!("# a comment\n{}", TEXT.replace(" = ", "   =  "))), first);
+        assert_eq!(revision(&TEXT.replace("max_deletes = 3", "max_deletes = 3\nprune = false")), first);
+        assert_eq!(revision(&TEXT.replace("port = 6400\n", "port = 6400\nensure = \"present\"\n")), first);
+    }
+
+    #[test]
+    fn every_value_matters() {
+        let first = revision(TEXT);
+        let mut seen = vec![first];
+        for (old, new) in [
+            ("name = \"f\"", "name = \"g\""),
+            ("max_deletes = 3", "max_deletes = 4"),
+            ("max_deletes = 3", "prune = true"),
+            ("max_deletes = 3", "retain_deleted = \"8d\""),
+            ("max_deletes = 3", "max_restarts = 3"),
+            ("max_deletes = 3", "undeclared_users = \"remove\""),
+            ("\"./n\"", "\"./o\""),
+            ("\"m\"", "\"mm\""),
+            ("10.0.0.1", "10.0.0.2"),
+            ("[\"n\"]", "[\"m\"]"),
+            ("6400-6401", "6400-6402"),
+            ("[tenants.t]", "[tenants.t]\n[tenants.tt]"),
+            ("tenant = \"t\"\n", ""),
+            ("port = 6400\n", ""),
+            ("port = 6400\n", "protect = true\n"),
+            ("port = 6400\n", "ensure = \"absent\"\n"),
+            ("max_memory_mb = 5", "max_memory_mb = 6"),
+            ("max_memory_mb = 5", "config.timeout = 6"),
+            ("users.u]", "users.v]"),
+            ("users.u]", "users.u]\nenabled = false"),
+            ("5e88", "6e88"),
+            ("[\"+get\", \"-set\"]", "[\"-set\", \"+get\"]"),
+            ("[\"+get\", \"-set\"]", "[\"+get\"]"),
+            ("\"~a\"", "\"~b\""),
+            ("\"&c\"", "\"&d\""),
+            ("[\"+ping\"]", "[\"+ping\"], channels = [\"&c\"]"),
+            ("selectors =", "#"),
+        ] {
+            assert!(TEXT.contains(old), "{old}");
+            let changed = revision(&TEXT.replacen(old, new, 1));
+            assert!(!seen.contains(&changed), "{old} -> {new}");
+            seen.push(changed);
+        }
+    }
+}
