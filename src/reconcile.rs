@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::apply::schedule::{self, Event, Pace, Report};
@@ -13,8 +12,9 @@ use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::Live;
 use crate::model::outcome::Outcome;
-use crate::model::plan::{Cause, HeldReason, Plan, Step, Subject};
-use crate::plan::{plan, show};
+use crate::model::plan::{HeldReason, Plan, Step, Subject};
+use crate::plan::plan;
+use crate::plan::show::Authority;
 
 /// What the nodes show, and what is to be done.
 #[derive(Debug, Clone)]
@@ -28,33 +28,6 @@ pub async fn look(desired: &Desired, fleet: &impl Observe) -> Look {
     let live = fleet.observe().await;
     let plan = plan(desired, &live);
     Look { live, plan }
-}
-
-/// What a saved plan allows: its steps, and those foreseen to follow.
-#[derive(Debug, Clone, Default)]
-pub struct Authority {
-    steps: Vec<Value>,
-}
-
-impl Authority {
-    /// From the identities ([`show::identity`]) of all steps of a saved plan.
-    pub fn new(steps: &[Value]) -> Self {
-        Self { steps: steps.iter().map(without_before).collect() }
-    }
-
-    /// valkeeper's own notes touch no server, so they need no authority.
-    fn allows(&self, step: &Step) -> bool {
-        step.cause == Cause::Bookkeeping || self.steps.contains(&without_before(&show::identity(step)))
-    }
-}
-
-/// What was foreseen of a later step is what it leaves; what it finds then has its ages and numbers filled in.
-fn without_before(identity: &Value) -> Value {
-    let mut identity = identity.clone();
-    if let Some(change) = identity.get_mut("change").and_then(Value::as_object_mut) {
-        change.remove("before");
-    }
-    identity
 }
 
 /// How an apply ended.

@@ -14,8 +14,8 @@ use super::saved::{self, Saved};
 use super::{SourceArgs, confirm, plan};
 use crate::fleet::Execute as _;
 use crate::model::plan::{Plan, Subject};
-use crate::plan::show::{self, View, step_line};
-use crate::reconcile::{self, Applied, Authority};
+use crate::plan::show::{self, Authority, View, step_line};
+use crate::reconcile::{self, Applied};
 
 /// Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes could
 /// not be seen

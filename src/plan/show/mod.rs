@@ -1,6 +1,7 @@
 //! The plan in words: one function for each way of printing it. Deterministic bytes; no secret is in a plan, so none can
 //! be printed.
 
+mod authority;
 mod diff;
 mod json;
 mod markdown;
@@ -14,6 +15,7 @@ use crate::model::desired::Desired;
 use crate::model::live::Live;
 use crate::model::plan::{Cause, Plan, Step, Subject};
 
+pub use authority::Authority;
 pub use json::{FORMAT_VERSION, identity, json};
 pub use markdown::markdown;
 pub use text::{step_line, text};

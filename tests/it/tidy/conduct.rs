@@ -39,6 +39,7 @@ const IMPURE_WORDS: &[&str] = &["async", "await", "eprint", "eprintln", "print",
 const BOUNDARY: &[(&str, &str)] = &[
     ("host/", "the primitives of one machine: files, processes, sockets"),
     ("observe/", "looks at a node: its folders, its clock"),
+    ("apply/schedule.rs", "tells how long a step took; nothing depends on it"),
     ("apply/perform", "a node's clock: its deadline for a step"),
     ("apply/instance", "stamps what it makes, and draws its operator's password"),
     ("fleet/local.rs", "the node in process: its folder, its deadline"),
