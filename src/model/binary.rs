@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclNames;
 use super::name::SettingName;
 use super::setting::{Kind, Settings, ValueError, canonical};
+use super::spec::InstanceSpec;
 
 /// The facts of one binary, found by asking a throwaway server of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,12 @@ impl BinaryFacts {
     pub fn without_defaults(&self, settings: &Settings) -> Settings {
         let differs = |(name, value): &(&SettingName, &String)| self.default_of(name) != Some(value.as_str());
         settings.iter().filter(differs).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// Does a memory that shows only what differs from the defaults show what is declared, and nothing else?
+    pub fn is_in_force(&self, memory: &InstanceSpec, declared: &InstanceSpec) -> bool {
+        let differs = |(name, value): &(&SettingName, &String)| self.default_of(name) != Some(value.as_str());
+        memory.foreign.is_empty() && memory.settings.iter().eq(declared.settings.iter().filter(differs))
     }
 
     /// The known name most like this one, for "did you mean".

@@ -138,6 +138,13 @@ name!(
     SettingName, "setting name", is_setting, SETTING_RULE
 );
 
+impl SettingName {
+    /// A name that valkeeper itself writes down.
+    pub(crate) fn known(text: &'static str) -> Self {
+        Self(text.into())
+    }
+}
+
 /// The user that every server has; valkeeper keeps it closed.
 pub const DEFAULT_USER: &str = "default";
 /// The user that valkeeper itself logs in as.

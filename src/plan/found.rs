@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::model::acl::AclUser;
 use crate::model::binary::BinaryFacts;
-use crate::model::desired::Desired;
+use crate::model::desired::{Desired, DesiredInstance};
 use crate::model::live::{BinaryId, Live, Member, MemberFacts, NodeFacts};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::operator;
 use crate::model::password::Fingerprint;
-use crate::model::record::FleetRecord;
+use crate::model::record::{FleetRecord, Seat};
 
 /// A member of ours on a node that was seen.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +32,11 @@ pub(super) fn operators(live: &Live) -> Operators {
     live.binaries.iter().map(rights).collect()
 }
 
-/// Everything that stands under one name.
+/// Everything that is known under one name.
 #[derive(Debug, Default)]
 pub(super) struct Places<'a> {
+    pub desired: Option<&'a DesiredInstance>,
+    pub seat: Option<&'a Seat>,
     pub ours: Vec<Place<'a>>,
     /// Nodes with something under this name that is not ours, and why.
     pub strange: Vec<(&'a NodeName, String)>,
@@ -49,23 +51,20 @@ pub(super) struct Found<'a> {
 impl<'a> Found<'a> {
     pub(super) fn of(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord, operators: &'a Operators) -> Self {
         let mut instances: BTreeMap<&InstanceName, Places<'_>> = BTreeMap::new();
-        for name in desired.instances.keys().chain(record.roster.keys()) {
-            instances.entry(name).or_default();
+        for (name, instance) in &desired.instances {
+            instances.entry(name).or_default().desired = Some(instance);
+        }
+        for (name, seat) in &record.roster {
+            instances.entry(name).or_default().seat = Some(seat);
         }
         for (node, facts) in live.seen_nodes() {
             let Some(binary) = live.binaries.get(&facts.binary) else { continue };
             let Some(operator) = operators.get(&facts.binary) else { continue };
             for (name, member) in &facts.members {
-                match claim(desired, record, facts, name, member) {
-                    Claim::Ours(member) => {
-                        instances.entry(name).or_default().ours.push(Place { node, facts, binary, member, operator });
-                    }
-                    // What is not ours matters only where we want something under that name.
-                    Claim::Strange(why) => {
-                        if let Some(places) = instances.get_mut(name) {
-                            places.strange.push((node, why));
-                        }
-                    }
+                let places = instances.entry(name).or_default();
+                match claim(desired, places.seat, facts, member) {
+                    Claim::Ours(member) => places.ours.push(Place { node, facts, binary, member, operator }),
+                    Claim::Strange(why) => places.strange.push((node, why)),
                 }
             }
         }
@@ -79,7 +78,7 @@ enum Claim<'a> {
 }
 
 /// Is this member ours to touch? Only with our fleet's marker, made for this machine, with the uid that the roster names.
-fn claim<'a>(desired: &Desired, record: &FleetRecord, facts: &NodeFacts, name: &InstanceName, member: &'a Member) -> Claim<'a> {
+fn claim<'a>(desired: &Desired, seat: Option<&Seat>, facts: &NodeFacts, member: &'a Member) -> Claim<'a> {
     let member = match member {
         Member::Unmarked { unmarked } => return Claim::Strange(unmarked.clone()),
         Member::Marked(member) => member,
@@ -91,7 +90,7 @@ fn claim<'a>(desired: &Desired, record: &FleetRecord, facts: &NodeFacts, name: &
     if marker.machine != facts.machine {
         return Claim::Strange("its marker was made for another machine or folder: it was copied or moved here".to_owned());
     }
-    match record.roster.get(name) {
+    match seat {
         Some(seat) if seat.uid != marker.uid => {
             Claim::Strange(format!("its identity is {} where the fleet's roster names {}", marker.uid, seat.uid))
         }

@@ -56,14 +56,14 @@ impl Budget {
 
 /// How many instances this revision would delete: what was begun before is not counted again.
 pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
-    let going = |name: &InstanceName| match desired.instances.get(name) {
+    let going = |places: &Places<'_>| match places.desired {
         Some(instance) => instance.ensure == Ensure::Absent,
         None => desired.guard.prune,
     };
     let standing = |places: &Places<'_>| {
         places.ours.iter().any(|place| place.member.marker.stage != Stage::Deleting && !place.member.marker.protect)
     };
-    found.instances.iter().filter(|(name, places)| going(name) && standing(places)).count()
+    found.instances.values().filter(|places| going(places) && standing(places)).count()
 }
 
 /// A revision that deletes too much is held whole; what drifted is still put right.
@@ -88,7 +88,7 @@ pub(super) fn may_restart(
     running_with: &InstanceSpec,
     what: &str,
 ) -> bool {
-    let default_save = SettingName::new("save").ok().and_then(|save| place.binary.default_of(&save)).unwrap_or_default();
+    let default_save = place.binary.default_of(&SettingName::known("save")).unwrap_or_default();
     if !running_with.persists(default_save) && !scene.approved {
         let revision = scene.desired.revision.clone();
         decision.hold(name, what, HeldReason::RestartLosesData { revision });

@@ -10,12 +10,13 @@ use crate::model::live::{Folder, MemberFacts, Observed, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
+use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
 /// Decides about one name, whatever is known of it.
 pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places<'_>) -> Decision {
     let mut decision = Decision::default();
-    match scene.desired.instances.get(name) {
+    match places.desired {
         Some(instance) if instance.ensure == Ensure::Present => present(scene, &mut decision, name, instance, places),
         Some(_) => absent(scene, &mut decision, name, places),
         None => vanished(scene, &mut decision, name, places),
@@ -28,7 +29,7 @@ pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places
 
 fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
     if places.ours.is_empty() {
-        strike(scene, name);
+        strike(scene, name, places.seat);
     }
     for place in &places.ours {
         delete(decision, name, place);
@@ -37,7 +38,7 @@ fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, p
 
 fn vanished(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
     if places.ours.is_empty() {
-        strike(scene, name);
+        strike(scene, name, places.seat);
     }
     for place in &places.ours {
         // A deletion that was begun is finished, whatever the text says now.
@@ -50,9 +51,9 @@ fn vanished(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName,
 }
 
 /// Leaves the roster once every node that it names was seen without the instance.
-fn strike(scene: &mut Scene<'_>, name: &InstanceName) {
+fn strike(scene: &mut Scene<'_>, name: &InstanceName, seat: Option<&Seat>) {
     let seen = |node: &NodeName| scene.live.seen(node).is_some();
-    if scene.roster.seat(name).is_some_and(|seat| seat.nodes.iter().all(seen)) {
+    if seat.is_some_and(|seat| seat.nodes.iter().all(seen)) {
         scene.roster.strike(name);
     }
 }
@@ -83,7 +84,7 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
     let [node] = shard.nodes.as_slice() else {
         return decision.hold(name, "create", HeldReason::NotOffered { what: "an instance on a shard of several nodes" });
     };
-    if let Some(reason) = elsewhere(scene, name, node, places) {
+    if let Some(reason) = elsewhere(scene, node, places) {
         return decision.hold(name, "converge", reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
@@ -103,48 +104,50 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
             return decision.hold(name, "converge", HeldReason::Refused);
         }
     };
+    let address = desired.nodes.get(node).and_then(|node| node.address);
+    let wish = Wish { name, instance, shard, node, seat: places.seat, address };
     match places.ours.first() {
         Some(place) if place.member.marker.stage == Stage::Provisioning => {
-            create(scene, decision, name, instance, shard, node, wanted, Some(place.member));
+            create(scene, decision, &wish, wanted, Some(place.member));
         }
-        Some(place) => {
-            converge(scene, decision, name, instance, place, &wanted);
-        }
+        Some(place) => converge(scene, decision, &wish, place, wanted),
         None => {
             for kept in facts.set_aside.iter().filter(|kept| kept.instance == *name && kept.fleet == desired.fleet) {
                 decision.notes.push(Note::SetAside { instance: name.clone(), uid: kept.uid.clone() });
             }
-            create(scene, decision, name, instance, shard, node, wanted, None);
+            create(scene, decision, &wish, wanted, None);
         }
     }
 }
 
+/// A declared instance and where it belongs.
+struct Wish<'a> {
+    name: &'a InstanceName,
+    instance: &'a DesiredInstance,
+    shard: &'a Shard,
+    node: &'a NodeName,
+    seat: Option<&'a Seat>,
+    address: Option<std::net::IpAddr>,
+}
+
 /// Is the instance, or may it be, somewhere else than on its node?
-fn elsewhere(scene: &Scene<'_>, name: &InstanceName, node: &NodeName, places: &Places<'_>) -> Option<HeldReason> {
+fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<HeldReason> {
     if places.ours.iter().any(|place| place.node != node) {
         return Some(HeldReason::NotOffered { what: "moving an instance to another shard" });
     }
-    let seat = scene.roster.seat(name)?;
+    let seat = places.seat?;
     let unsure = |other: &&NodeName| *other != node && scene.live.seen(other).is_none();
     let nodes: Vec<NodeName> = seat.nodes.iter().filter(unsure).cloned().collect();
     (!nodes.is_empty()).then_some(HeldReason::PlacedElsewhere { nodes })
 }
 
-#[expect(clippy::too_many_arguments, reason = "all of it makes up a creation")]
-fn create(
-    scene: &mut Scene<'_>,
-    decision: &mut Decision,
-    name: &InstanceName,
-    instance: &DesiredInstance,
-    shard: &Shard,
-    node: &NodeName,
-    wanted: Wanted,
-    begun: Option<&MemberFacts>,
-) {
-    let port = match begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port)) {
+fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
+    let Wish { name, instance, shard, node, seat, address } = *wish;
+    let kept = begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port));
+    let port = match kept {
         Some(port) => Ok(port),
         None => {
-            let remembered = scene.roster.seat(name).filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
+            let remembered = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
             scene.ports.for_new(instance, shard, node, remembered)
         }
     };
@@ -154,50 +157,41 @@ fn create(
     };
     let uid = match begun {
         Some(member) => {
-            scene.roster.adopt(name, &member.marker.uid, node, port);
+            scene.roster.adopt(name, seat, &member.marker.uid, node, port);
             member.marker.uid.clone()
         }
         None => {
             let kept = scene.live.seen(node).map_or(&[][..], |(facts, _)| &facts.set_aside);
             let used: Vec<&str> = kept.iter().map(|kept| kept.uid.as_str()).collect();
-            scene.roster.enter(name, node, port, &used)
+            scene.roster.enter(name, seat, node, port, &used)
         }
     };
-    let address = scene.desired.nodes.get(node).and_then(|node| node.address);
     let creation = Creation {
         fleet: scene.desired.fleet.clone(),
         uid,
         tenant: instance.tenant.clone(),
         protect: instance.protect,
-        spec: wanted.spec(port, address),
+        spec: wanted.take_spec(port, address),
         users: wanted.users,
     };
     decision.step(name, node, Action::CreateInstance(Box::new(creation)), Cause::Requested);
 }
 
-fn converge(
-    scene: &mut Scene<'_>,
-    decision: &mut Decision,
-    name: &InstanceName,
-    instance: &DesiredInstance,
-    place: &Place<'_>,
-    wanted: &Wanted,
-) {
+fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, place: &Place<'_>, mut wanted: Wanted) {
+    let Wish { name, instance, shard, node: _, seat, address } = *wish;
     let port = match scene.ports.for_member(instance, place.member, place.node) {
-        Ok(Some(port)) => port,
-        Ok(None) => {
-            match scene.desired.shards.get(&instance.shard).map(|shard| scene.ports.for_new(instance, shard, place.node, None)) {
-                Some(Ok(port)) => port,
-                Some(Err(reason)) => return decision.hold(name, "converge", reason),
-                None => return,
-            }
-        }
+        Ok(Some(port)) => Ok(port),
+        Ok(None) => scene.ports.for_new(instance, shard, place.node, None),
+        Err(reason) => Err(reason),
+    };
+    let port = match port {
+        Ok(port) => port,
         Err(reason) => return decision.hold(name, "change the port", reason),
     };
-    let address = scene.desired.nodes.get(place.node).and_then(|node| node.address);
-    let spec = wanted.spec(port, address);
+    let spec = wanted.take_spec(port, address);
+    let wanted = &wanted;
     let member = place.member;
-    scene.roster.adopt(name, &member.marker.uid, place.node, port);
+    scene.roster.adopt(name, seat, &member.marker.uid, place.node, port);
     match &member.server {
         Server::Silent { pid: _, why } => {
             let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };

@@ -110,8 +110,7 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
         );
     }
     let mut spec = declared.clone();
-    if let Ok(name) = SettingName::new("appendonly") {
-        spec.set(&name, if data.aof && (had_aof || asked_for) { "yes" } else { "no" });
-    }
+    let aof = data.aof && (had_aof || asked_for);
+    spec.set(&SettingName::known("appendonly"), if aof { "yes" } else { "no" });
     Ok(spec)
 }

@@ -1,6 +1,5 @@
 //! Which port an instance gets: the declared one, else the one it has, else the lowest free one of its shard.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::desired::{Desired, DesiredInstance, Shard};
@@ -16,13 +15,13 @@ pub(super) struct Ports<'a> {
     desired: &'a Desired,
     live: &'a Live,
     record: &'a FleetRecord,
-    reserved: OnceCell<BTreeMap<&'a NodeName, BTreeSet<u16>>>,
-    given: BTreeSet<(NodeName, u16)>,
+    /// The ports that nobody may be given any more, by node.
+    reserved: Option<BTreeMap<&'a NodeName, BTreeSet<u16>>>,
 }
 
 impl<'a> Ports<'a> {
     pub(super) fn new(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> Self {
-        Self { desired, live, record, reserved: OnceCell::new(), given: BTreeSet::new() }
+        Self { desired, live, record, reserved: None }
     }
 
     /// The port of an instance that is to be made; `remembered`: the one the roster already gave it.
@@ -42,17 +41,18 @@ impl<'a> Ports<'a> {
         if let Some(port) = remembered.filter(|port| !self.listening(node, *port)) {
             return Ok(port);
         }
-        let reserved = self.reserved.get_or_init(|| reserved(self.desired, self.live, self.record));
-        let free = |port: &u16| {
-            let on = |node: &NodeName| {
-                self.listening(node, *port)
-                    || reserved.get(node).is_some_and(|ports| ports.contains(port))
-                    || self.given.contains(&(node.clone(), *port))
-            };
-            !shard.nodes.iter().any(on)
+        let reserved = self.reserved.get_or_insert_with(|| reserved(self.desired, self.live, self.record));
+        let taken = |node: &NodeName, port: u16| {
+            let listening = self.live.seen(node).is_some_and(|(facts, _)| facts.ports_in_use.contains(&port));
+            listening || reserved.get(node).is_some_and(|ports| ports.contains(&port))
         };
+        let free = |port: &u16| !shard.nodes.iter().any(|node| taken(node, *port));
         let port = shard.ports.clone().find(free).ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })?;
-        self.given.insert((node.clone(), port));
+        for node in &shard.nodes {
+            if let Some((node, _)) = self.desired.nodes.get_key_value(node) {
+                reserved.entry(node).or_default().insert(port);
+            }
+        }
         Ok(port)
     }
 

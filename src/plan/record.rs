@@ -29,32 +29,34 @@ impl<'a> Roster<'a> {
         Self { record, changes: BTreeMap::new() }
     }
 
-    pub(super) fn seat(&self, instance: &InstanceName) -> Option<&Seat> {
-        self.record.roster.get(instance)
-    }
-
     /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun. A
     /// uid in `used` was an earlier incarnation's, whose data is set aside.
-    pub(super) fn enter(&mut self, instance: &InstanceName, node: &NodeName, port: u16, used: &[&str]) -> String {
-        let same = self.seat(instance).filter(|seat| seat.nodes.iter().eq([node]) && !used.contains(&seat.uid.as_str()));
+    pub(super) fn enter(
+        &mut self,
+        instance: &InstanceName,
+        seat: Option<&Seat>,
+        node: &NodeName,
+        port: u16,
+        used: &[&str],
+    ) -> String {
+        let same = seat.filter(|seat| seat.nodes.iter().eq([node]) && !used.contains(&seat.uid.as_str()));
         let uid = same.map_or_else(|| self.record.next_uid(instance), |seat| seat.uid.clone());
-        self.adopt(instance, &uid, node, port);
+        self.adopt(instance, seat, &uid, node, port);
         uid
     }
 
     /// Enters an instance that stands on a node under this identity.
-    pub(super) fn adopt(&mut self, instance: &InstanceName, uid: &str, node: &NodeName, port: u16) {
-        let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()], port };
-        if self.seat(instance) != Some(&seat) {
+    pub(super) fn adopt(&mut self, instance: &InstanceName, seat: Option<&Seat>, uid: &str, node: &NodeName, port: u16) {
+        let same = |seat: &Seat| seat.uid == uid && seat.port == port && seat.nodes.iter().eq([node]);
+        if !seat.is_some_and(same) {
+            let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()], port };
             self.changes.insert(instance.clone(), Some(seat));
         }
     }
 
     /// Strikes an instance that is known to be gone from all of its nodes.
     pub(super) fn strike(&mut self, instance: &InstanceName) {
-        if self.seat(instance).is_some() {
-            self.changes.insert(instance.clone(), None);
-        }
+        self.changes.insert(instance.clone(), None);
     }
 
     pub(super) fn finish(self) -> Option<FleetRecord> {

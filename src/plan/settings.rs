@@ -21,15 +21,15 @@ pub(super) fn decide(
     declared: &InstanceSpec,
 ) {
     let member = place.member;
-    let memory = InstanceSpec::new(place.binary.without_defaults(&declared.settings));
-    if member.spec.disk.seen() == Some(declared) && member.spec.memory.seen() == Some(&memory) {
+    let found = member.spec.memory.seen();
+    if member.spec.disk.seen() == Some(declared) && found.is_some_and(|memory| place.binary.is_in_force(memory, declared)) {
         return;
     }
+    let memory = InstanceSpec::new(place.binary.without_defaults(&declared.settings));
     let after = Twin { disk: Half::Seen(declared.clone()), memory: Half::Seen(memory) };
     let Some(change) = Change::new(member.spec.clone(), after) else { return };
     let differing = differing(&change);
     let fixed_at_start = |name: &&SettingName| place.binary.settings.get(*name).is_some_and(|facts| !facts.runtime);
-    let found = member.spec.memory.seen();
     let in_memory = |name: &&SettingName| {
         found.and_then(|spec| spec.settings.get(*name)) != memory_of(&change).and_then(|spec| spec.settings.get(*name))
     };

@@ -1,7 +1,7 @@
 //! What is wanted of one member, judged and brought to canonical form by the node's own server.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::model::acl::{AclUser, Selector, WordError};
 use crate::model::action::{WantedUser, WantedUsers};
@@ -20,17 +20,17 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What the config file is to declare.
-    pub(super) fn spec(&self, port: u16, address: Option<IpAddr>) -> InstanceSpec {
-        let mut settings = self.settings.clone();
-        for (name, value) in [("port", port.to_string()), ("bind", bind(address))] {
-            if let Ok(name) = SettingName::new(name) {
-                settings.insert(name, value);
-            }
-        }
-        InstanceSpec::new(settings)
+    /// What the config file is to declare; it takes the settings out.
+    pub(super) fn take_spec(&mut self, port: u16, address: Option<IpAddr>) -> InstanceSpec {
+        let mut spec = InstanceSpec::new(std::mem::take(&mut self.settings));
+        spec.set(&PORT, port.to_string());
+        spec.set(&BIND, bind(address));
+        spec
     }
 }
+
+static PORT: LazyLock<SettingName> = LazyLock::new(|| SettingName::known("port"));
+static BIND: LazyLock<SettingName> = LazyLock::new(|| SettingName::known("bind"));
 
 /// Loopback, and the node's address where others reach it. `-` lets a server start on a host without IPv6.
 fn bind(address: Option<IpAddr>) -> String {
