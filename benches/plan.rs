@@ -62,6 +62,7 @@ fn settled(instances: usize, binary: &BinaryFacts) -> (Desired, Live) {
     let desired = Desired {
         fleet: FleetName::new("bench").expect("a name"),
         revision: "bench".into(),
+        mode: Default::default(),
         guard: Guard::default(),
         nodes: nodes
             .iter()
@@ -124,6 +125,7 @@ fn instance(n: usize, shard: ShardName) -> DesiredInstance {
         tenant: None,
         shard,
         ensure: Ensure::Present,
+        mode: Default::default(),
         protect: false,
         port: None,
         settings,

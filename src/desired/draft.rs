@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::secret::SecretRef;
-use crate::model::desired::{DesiredNode, DesiredUser, Ensure, Guard, Located, Origin, Shard};
+use crate::model::desired::{DesiredNode, DesiredUser, Ensure, Guard, Located, Mode, Origin, Shard};
 use crate::model::name::{FleetName, InstanceName, NodeName, SettingName, ShardName, TenantName, UserName};
 
 /// Settings as written in one table.
@@ -23,7 +23,7 @@ pub(super) struct Named<N, T> {
 /// All that one file says.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    pub(super) fleet: Option<Located<Option<FleetName>>>,
+    pub(super) fleet: Option<Located<(Option<FleetName>, Mode)>>,
     pub(super) guard: Option<Located<Guard>>,
     pub(super) defaults: Option<Located<WrittenSettings>>,
     pub(super) nodes: Vec<Named<NodeName, DesiredNode>>,
@@ -48,6 +48,7 @@ pub(super) struct InstanceDraft {
     pub(super) primary: Option<Located<NodeName>>,
     pub(super) port: Option<Located<u16>>,
     pub(super) protect: bool,
+    pub(super) mode: Mode,
     pub(super) ensure: Ensure,
     pub(super) settings: WrittenSettings,
     pub(super) users: Vec<UserDraft>,

@@ -8,9 +8,9 @@ use toml::de::DeTable;
 
 use super::draft::{Draft, Named, ShardDraft};
 use super::problem::{Problem, quoted};
-use super::reader::{Entry, Field, Path, Reader};
+use super::reader::{Entry, Field, Fields, Path, Reader};
 use super::schema;
-use crate::model::desired::{DesiredNode, Guard, Located, Origin, Reach, Shard, UndeclaredUsers};
+use crate::model::desired::{DesiredNode, Guard, Located, Mode, Origin, Reach, Shard, UndeclaredUsers};
 use crate::model::name::{FleetName, NameError, NodeName, ShardName, TenantName};
 use crate::model::size::parse_duration;
 
@@ -93,10 +93,19 @@ pub(super) fn reference<N>(
     Some(Located { value: name, at: written.at })
 }
 
-fn read_fleet<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -> Option<FleetName> {
+fn read_fleet<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -> (Option<FleetName>, Mode) {
     let fields = reader.open(Path(&["fleet"]), table, &schema::FLEET_TABLE, at);
     let name = reader.get(fields, &schema::NAME);
-    reference(reader, name, FleetName::new).map(|name| name.value)
+    let name = reference(reader, name, FleetName::new).map(|name| name.value);
+    (name, read_mode(reader, fields))
+}
+
+/// The mode, of the fleet or of one instance.
+pub(super) fn read_mode(reader: &mut Reader<'_>, fields: Fields<'_>) -> Mode {
+    match reader.get(fields, &schema::MODE).and_then(|field| reader.choice(field)) {
+        Some("observe") => Mode::Observe,
+        Some(_) | None => Mode::Correct,
+    }
 }
 
 fn read_guard<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -> Guard {

@@ -3,7 +3,7 @@
 use toml::de::{DeTable, DeValue};
 
 use super::draft::{InstanceDraft, Named, WrittenSettings};
-use super::fleet::{named_entry, reference};
+use super::fleet::{named_entry, read_mode, reference};
 use super::problem::{Problem, quoted};
 use super::reader::{Entry, Field, Fields, Path, Reader};
 use super::schema;
@@ -37,7 +37,8 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Named<I
     let users = reader.get(fields, &schema::USERS).map_or_else(Vec::new, |field| reader.entries(field));
     let users = users.iter().filter_map(|user| super::user::read(reader, entry.name, user)).collect();
     let protect = protect.unwrap_or(false);
-    let body = InstanceDraft { tenant, shard, primary, port, protect, ensure, settings, users };
+    let mode = read_mode(reader, fields);
+    let body = InstanceDraft { tenant, shard, primary, port, protect, mode, ensure, settings, users };
     named_entry(reader, entry, InstanceName::new, body)
 }
 

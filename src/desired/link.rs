@@ -50,8 +50,10 @@ pub(super) fn link(drafts: Vec<Draft>, secrets: &Secrets, problems: &mut Vec<Pro
         problems.push(problem.help("add a table [fleet] with name = \"…\": nodes remember which fleet their data belongs to"));
         return None;
     };
+    let (fleet, mode) = fleet.value;
     Some(Desired {
-        fleet: fleet.value?,
+        fleet: fleet?,
+        mode,
         revision: String::new(),
         guard: guard.map(|found| found.value).unwrap_or_default(),
         nodes: nodes.into_iter().map(|(name, (_, node))| (name, node)).collect(),

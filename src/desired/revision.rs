@@ -5,7 +5,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::model::desired::{
-    Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Reach, Shard, UndeclaredUsers,
+    Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Mode, Reach, Shard, UndeclaredUsers,
 };
 
 /// How many hex digits name a revision: 48 bits, enough to tell the revisions of one fleet apart.
@@ -15,9 +15,9 @@ const BUFFER_BYTES: usize = 1 << 16;
 
 /// The digest of all that is declared.
 pub(super) fn revision(desired: &Desired) -> String {
-    let Desired { fleet, revision: _, guard, nodes, shards, tenants, instances } = desired;
+    let Desired { fleet, revision: _, mode, guard, nodes, shards, tenants, instances } = desired;
     let mut text = Canonical { hash: Sha256::new(), buffer: String::with_capacity(BUFFER_BYTES * 2) };
-    text.line("fleet", &[fleet.as_str()]);
+    text.line("fleet", &[fleet.as_str(), mode_word(*mode)]);
     add_guard(&mut text, guard);
     for (name, DesiredNode { at: _, reach, address }) in nodes {
         let (kind, place) = match reach {
@@ -38,6 +38,13 @@ pub(super) fn revision(desired: &Desired) -> String {
     text.finish()
 }
 
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Correct => "correct",
+        Mode::Observe => "observe",
+    }
+}
+
 fn add_guard(text: &mut Canonical, guard: &Guard) {
     let Guard { prune, max_deletes, max_restarts, retain_deleted, undeclared_users } = guard;
     let undeclared = match undeclared_users {
@@ -50,14 +57,14 @@ fn add_guard(text: &mut Canonical, guard: &Guard) {
 }
 
 fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
-    let DesiredInstance { at: _, tenant, shard, ensure, protect, port, settings, users } = instance;
+    let DesiredInstance { at: _, tenant, shard, ensure, protect, mode, port, settings, users } = instance;
     let ensure = match ensure {
         Ensure::Present => "present",
         Ensure::Absent => "absent",
     };
     let tenant = tenant.as_ref().map_or("", |tenant| tenant.as_str());
     let port = port.map(|port| port.to_string()).unwrap_or_default();
-    text.line("instance", &[name, tenant, shard.as_str(), ensure, yes(*protect), &port]);
+    text.line("instance", &[name, tenant, shard.as_str(), ensure, yes(*protect), mode_word(*mode), &port]);
     for (setting, value) in settings {
         text.line("set", &[setting.as_str(), &value.value]);
     }

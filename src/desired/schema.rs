@@ -138,10 +138,17 @@ pub static DEFAULTS: Key = key("defaults", "Settings for every instance.", Shape
 pub static INSTANCES: Key =
     key("instances", "The instances, by name: one dataset each.", Shape::Named(&INSTANCE_NAME, &INSTANCE_TABLE));
 
-pub static FLEET_TABLE: Table = table("Which fleet this is.", &[&NAME]);
+pub static FLEET_TABLE: Table = table("Which fleet this is.", &[&NAME, &MODE]);
 pub static NAME: Key =
     key("name", "The name of the fleet. Nodes remember it: data of another fleet is never touched.", Shape::Text(&FLEET_NAME))
         .required();
+
+pub static MODE: Key = key(
+    "mode",
+    "What happens to differences: they are put right, or only reported (nothing is changed then).",
+    Shape::Choice(&["correct", "observe"]),
+)
+.default("\"correct\"");
 
 pub static GUARD_TABLE: Table = table("The brakes.", &[&PRUNE, &MAX_DELETES, &MAX_RESTARTS, &RETAIN_DELETED, &UNDECLARED_USERS]);
 pub static PRUNE: Key =
@@ -205,7 +212,7 @@ pub static CONFIG: Key = key(
 
 pub static INSTANCE_TABLE: Table = table(
     "One dataset.",
-    &[&TENANT, &SHARD, &MAX_MEMORY_MB, &MAXMEMORY_POLICY, &PORT, &PRIMARY, &PROTECT, &ENSURE, &CONFIG, &USERS],
+    &[&TENANT, &SHARD, &MAX_MEMORY_MB, &MAXMEMORY_POLICY, &PORT, &PRIMARY, &PROTECT, &MODE, &ENSURE, &CONFIG, &USERS],
 );
 pub static TENANT: Key = key("tenant", "Who it belongs to: a name in [tenants].", Shape::Text(&TENANT_NAME));
 pub static SHARD: Key = key("shard", "Where it lives: a name in [shards].", Shape::Text(&SHARD_NAME)).required();

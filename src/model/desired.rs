@@ -30,6 +30,7 @@ pub struct Desired {
     pub fleet: FleetName,
     /// Which text this is: a digest of the declared state, or (from git) the commit.
     pub revision: String,
+    pub mode: Mode,
     pub guard: Guard,
     pub nodes: BTreeMap<NodeName, DesiredNode>,
     pub shards: BTreeMap<ShardName, Shard>,
@@ -102,6 +103,7 @@ pub struct DesiredInstance {
     pub shard: ShardName,
     pub ensure: Ensure,
     pub protect: bool,
+    pub mode: Mode,
     pub port: Option<u16>,
     /// As written, `[defaults]` and valkeeper's own defaults merged in; without `port` and `bind`.
     pub settings: BTreeMap<SettingName, Located<String>>,
@@ -112,6 +114,14 @@ pub struct DesiredInstance {
 pub enum Ensure {
     Present,
     Absent,
+}
+
+/// Is drift put right, or only reported?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Correct,
+    Observe,
 }
 
 #[derive(Debug, Clone)]

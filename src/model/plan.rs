@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::action::Action;
 use super::desired::Origin;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
@@ -130,6 +132,14 @@ pub enum HeldReason {
     PlacedElsewhere {
         nodes: Vec<NodeName>,
     },
+    /// A person told the daemon to leave it alone for a while.
+    Suspended {
+        by: String,
+        why: String,
+        until: Timestamp,
+    },
+    /// `mode = "observe"`: differences are reported only.
+    ObserveOnly,
     /// This release cannot do it.
     NotOffered {
         what: &'static str,
@@ -154,6 +164,8 @@ impl HeldReason {
             Self::Refused => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::Suspended { .. } => "suspended",
+            Self::ObserveOnly => "observe-only",
             Self::NotOffered { .. } => "not-offered",
         }
     }
@@ -161,7 +173,12 @@ impl HeldReason {
     /// Is it a brake that a person set, so that the fleet counts as settled all the same?
     pub fn is_guard(&self) -> bool {
         match self {
-            Self::Approval { .. } | Self::Protected | Self::Vanished | Self::RestartLosesData { .. } => true,
+            Self::Approval { .. }
+            | Self::Protected
+            | Self::Vanished
+            | Self::RestartLosesData { .. }
+            | Self::Suspended { .. }
+            | Self::ObserveOnly => true,
             Self::NodeUnseen { .. }
             | Self::NotAnswering { .. }
             | Self::NotOurs { .. }

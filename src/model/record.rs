@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::name::{FleetName, InstanceName, NodeName};
@@ -19,6 +20,61 @@ pub struct FleetRecord {
     /// Revisions that a person let pass the guard.
     #[serde(default)]
     pub approvals: BTreeSet<String>,
+    /// The revision of the state repository that the nodes were last brought to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
+    /// A revision that a person accepted although it does not follow the settled one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+    #[serde(default, skip_serializing_if = "Suspensions::is_empty")]
+    pub suspended: Suspensions,
+}
+
+/// When all that a revision asks for was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    pub revision: String,
+    pub at: Timestamp,
+}
+
+/// What the daemon leaves alone for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Suspensions {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Suspension>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub instances: BTreeMap<InstanceName, Suspension>,
+}
+
+/// Who wants it left alone, why, and until when; it ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    pub by: String,
+    pub reason: String,
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+impl Suspensions {
+    pub fn is_empty(&self) -> bool {
+        self.fleet.is_none() && self.instances.is_empty()
+    }
+
+    /// The suspension that holds this instance at this time: its own, or the fleet's.
+    pub fn of(&self, instance: &InstanceName, now: Timestamp) -> Option<&Suspension> {
+        let own = self.instances.get(instance).filter(|suspension| suspension.until > now);
+        own.or_else(|| self.of_fleet(now))
+    }
+
+    pub fn of_fleet(&self, now: Timestamp) -> Option<&Suspension> {
+        self.fleet.as_ref().filter(|suspension| suspension.until > now)
+    }
+
+    /// Forgets what has ended.
+    pub fn tidy(&mut self, now: Timestamp) {
+        self.fleet.take_if(|suspension| suspension.until <= now);
+        self.instances.retain(|_, suspension| suspension.until > now);
+    }
 }
 
 /// The place of one instance.
@@ -32,7 +88,15 @@ pub struct Seat {
 
 impl FleetRecord {
     pub fn new(fleet: FleetName) -> Self {
-        Self { fleet, generation: 0, roster: BTreeMap::new(), approvals: BTreeSet::new() }
+        Self {
+            fleet,
+            generation: 0,
+            roster: BTreeMap::new(),
+            approvals: BTreeSet::new(),
+            settled: None,
+            accepted: None,
+            suspended: Suspensions::default(),
+        }
     }
 
     /// The uid of an incarnation that enters the roster now. Generations never come back, so neither does a uid.

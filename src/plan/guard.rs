@@ -1,12 +1,13 @@
 //! The brakes: how many instances a revision may delete, and how many members may restart at once.
 
 use super::found::{Found, Place, Places};
-use super::{Decision, Scene};
-use crate::model::desired::{Desired, Ensure};
+use super::{Decision, Hand, Scene};
+use crate::model::desired::{Desired, Ensure, Mode};
 use crate::model::live::{Live, Member, Running, Server};
 use crate::model::marker::Stage;
 use crate::model::name::{InstanceName, SettingName};
 use crate::model::plan::{Cause, Cost, HeldReason, Step};
+use crate::model::record::Suspension;
 use crate::model::spec::InstanceSpec;
 
 /// The restarts that are under way or planned. A server that is still loading after a restart counts.
@@ -64,6 +65,30 @@ pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
         places.ours.iter().any(|place| place.member.marker.stage != Stage::Deleting && !place.member.marker.protect)
     };
     found.instances.values().filter(|places| going(places) && standing(places)).count()
+}
+
+/// Nothing is done to what is only observed, nor by the daemon to what is suspended.
+pub(super) fn rein_in(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
+    let mode = places.desired.map_or(Mode::Correct, |instance| instance.mode);
+    let reason = if scene.desired.mode == Mode::Observe || mode == Mode::Observe {
+        HeldReason::ObserveOnly
+    } else {
+        let now = scene.live.seen_nodes().map(|(_, node)| node.observed_at).max();
+        let suspension = now.and_then(|now| scene.record.suspended.of(name, now));
+        match suspension.filter(|_| scene.hand == Hand::Daemon) {
+            Some(suspension) => {
+                let Suspension { by, reason, since: _, until } = suspension.clone();
+                HeldReason::Suspended { by, why: reason, until }
+            }
+            None => return,
+        }
+    };
+    if decision.steps.is_empty() {
+        return;
+    }
+    scene.roster.leave_as_it_was(name);
+    let what: Vec<&str> = decision.steps.drain(..).map(|step| step.action.kind()).collect();
+    decision.hold(name, what.join(", "), reason);
 }
 
 /// A revision that deletes too much is held whole; what drifted is still put right.

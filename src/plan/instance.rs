@@ -21,6 +21,7 @@ pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places
         Some(_) => absent(scene, &mut decision, name, places),
         None => vanished(scene, &mut decision, name, places),
     }
+    guard::rein_in(scene, &mut decision, name, places);
     if let Some(deletes) = scene.over_deletes {
         guard::hold_requests(scene, &mut decision, name, deletes);
     }

@@ -16,19 +16,36 @@ mod wanted;
 use std::collections::BTreeMap;
 
 use crate::model::action::Action;
-use crate::model::desired::Desired;
+use crate::model::desired::{Desired, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
+use crate::model::record::FleetRecord;
 
 use found::Found;
 use ports::Ports;
 
 pub use forward::{carry, rest};
-pub use record::approve;
+pub use record::{amend, approve, remembered};
 
-/// What is to be done so that the nodes show what is desired. Never fails.
+/// What is to be done so that the nodes show what is desired, by a person's hand. Never fails.
 pub fn plan(desired: &Desired, live: &Live) -> Plan {
+    decide_all(desired, live, Hand::Person)
+}
+
+/// The same for the daemon, which leaves alone what a person suspended.
+pub fn plan_unattended(desired: &Desired, live: &Live) -> Plan {
+    decide_all(desired, live, Hand::Daemon)
+}
+
+/// Who will take the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    Person,
+    Daemon,
+}
+
+fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
     let record = record::newest(desired, live);
     let operators = found::operators(live);
     let found = Found::of(desired, live, &record, &operators);
@@ -37,6 +54,8 @@ pub fn plan(desired: &Desired, live: &Live) -> Plan {
     let mut scene = Scene {
         desired,
         live,
+        hand,
+        record: &record,
         over_deletes: (deletes > desired.guard.max_deletes as usize && !approved).then_some(deletes),
         approved,
         ports: Ports::new(desired, live, &record),
@@ -48,9 +67,15 @@ pub fn plan(desired: &Desired, live: &Live) -> Plan {
         let decision = instance::decide(&mut scene, name, places);
         result.extend(decision);
     }
-    let mut steps = record::steps(&record, scene.roster.finish(), live, desired);
+    let changed = scene.roster.finish();
+    let mut steps = match desired.mode {
+        Mode::Correct => record::steps(&record, changed, live, desired),
+        Mode::Observe => Vec::new(),
+    };
     steps.append(&mut result.steps);
-    steps.extend(purges(desired, live));
+    if desired.mode == Mode::Correct {
+        steps.extend(purges(desired, live));
+    }
     let unseen = live.nodes.iter().filter_map(|(name, node)| match node {
         Observed::Unseen { unseen } => Some((name.clone(), unseen.clone())),
         Observed::Seen(_) => None,
@@ -70,6 +95,8 @@ pub fn plan(desired: &Desired, live: &Live) -> Plan {
 struct Scene<'a> {
     desired: &'a Desired,
     live: &'a Live,
+    hand: Hand,
+    record: &'a FleetRecord,
     /// How many instances the revision deletes, if that is more than it may.
     over_deletes: Option<usize>,
     approved: bool,

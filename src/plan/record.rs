@@ -54,6 +54,11 @@ impl<'a> Roster<'a> {
         }
     }
 
+    /// Takes back what was decided about this instance.
+    pub(super) fn leave_as_it_was(&mut self, instance: &InstanceName) {
+        self.changes.remove(instance);
+    }
+
     /// Strikes an instance that is known to be gone from all of its nodes.
     pub(super) fn strike(&mut self, instance: &InstanceName) {
         self.changes.insert(instance.clone(), None);
@@ -98,12 +103,24 @@ pub(super) fn steps(newest: &Arc<FleetRecord>, changed: Option<FleetRecord>, liv
 
 /// The steps that let this revision pass the guard.
 pub fn approve(desired: &Desired, live: &Live) -> Vec<Step> {
+    amend(desired, live, |record| {
+        record.approvals.insert(desired.revision.clone());
+    })
+}
+
+/// The steps that change what the fleet remembers, on every seen node; none if it is so already.
+pub fn amend(desired: &Desired, live: &Live, change: impl FnOnce(&mut FleetRecord)) -> Vec<Step> {
     let newest = newest(desired, live);
-    if newest.approvals.contains(&desired.revision) {
+    let mut record = FleetRecord::clone(&newest);
+    change(&mut record);
+    if record == *newest {
         return Vec::new();
     }
-    let mut record = FleetRecord::clone(&newest);
     record.generation += 1;
-    record.approvals.insert(desired.revision.clone());
     steps(&newest, Some(record), live, desired)
+}
+
+/// What the fleet remembers, as far as it can be seen.
+pub fn remembered(desired: &Desired, live: &Live) -> Arc<FleetRecord> {
+    newest(desired, live)
 }

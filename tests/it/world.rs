@@ -65,6 +65,7 @@ pub fn desired(rng: &mut StdRng, revision: u32) -> Desired {
     Desired {
         fleet: FleetName::new("sim").unwrap(),
         revision: format!("r{revision}"),
+        mode: Default::default(),
         guard: Guard {
             prune: rng.random_bool(0.5),
             max_deletes: rng.random_range(0..3),
@@ -116,6 +117,7 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
         at: Origin::default(),
         tenant: rng.random_bool(0.5).then(|| TenantName::new("t0").unwrap()),
         shard,
+        mode: Default::default(),
         ensure: if rng.random_bool(0.1) { Ensure::Absent } else { Ensure::Present },
         protect: rng.random_bool(0.1),
         port: rng.random_bool(0.2).then(|| 6420 + 2 * index + rng.random_range(0..2)),

@@ -92,6 +92,10 @@ pub fn held_reason(reason: &HeldReason) -> String {
             let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
         }
+        HeldReason::Suspended { by, why, until } => {
+            format!("suspended by {by} until {until} ({why}): \"valkeeper resume\" ends that")
+        }
+        HeldReason::ObserveOnly => "mode = \"observe\": it is reported and not changed".to_owned(),
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
     }
 }
