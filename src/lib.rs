@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod cli;
+pub mod daemon;
 pub mod desired;
 pub mod fleet;
 pub mod host;

@@ -1,0 +1,4 @@
+//! The daemon: follows a source and keeps the nodes as it says.
+
+pub mod backoff;
+pub mod status;
