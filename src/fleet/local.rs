@@ -47,7 +47,8 @@ impl Surroundings {
     /// From the environment: `VALKEY_SERVER`, or `valkey-server` on `PATH`. The one place of the node side that reads it.
     pub fn of_this_process(limits: Limits) -> Self {
         let named = env::var_os("VALKEY_SERVER").filter(|name| !name.is_empty()).map(PathBuf::from);
-        let server = named.or_else(|| find_on_path("valkey-server"));
+        // Servers are started from their own folders, so a relative path would mean something else there.
+        let server = named.or_else(|| find_on_path("valkey-server")).map(|path| std::path::absolute(&path).unwrap_or(path));
         Self { server, scratch: env::temp_dir(), limits }
     }
 }

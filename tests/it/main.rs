@@ -12,6 +12,7 @@
 
 mod laws;
 mod node;
+mod node_forms;
 mod node_speed;
 mod problems;
 mod sim;

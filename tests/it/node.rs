@@ -236,6 +236,8 @@ async fn a_server_that_hangs_is_silent_within_the_deadline_and_the_others_are_se
     assert!(matches!(&a.server, Server::Silent { pid: found, .. } if *found == pid), "{:?}", a.server);
     assert!(matches!(a.spec.memory, Half::Unseen { .. }) && a.spec.disk.seen().is_some());
     assert!(matches!(world.member("b").await.server, Server::Up(_)));
+    let change = world.set_user("a", "app", &wanted("secret", "+get"), false).await;
+    assert!(matches!(&change, Outcome::NotReached(why) if why.contains("did not answer")), "{change:?}");
     signal(pid, "-CONT");
     assert!(matches!(world.member("a").await.server, Server::Up(_)));
 }
