@@ -202,9 +202,18 @@ impl Acting {
         }
     }
 
-    /// The files of an AOF that is being switched off. Its server writes on into files that have no name any more.
+    /// Removes the AOF, in one rename first: half of one would stop a server that still reads it.
     pub(super) async fn drop_aof(&self) -> Result<(), Halt> {
-        self.on_disk(|node, name| Ok(files::remove_folder(&node.layout.data(name).join("appendonlydir"))?)).await
+        self.on_disk(|node, name| {
+            let data = node.layout.data(name);
+            let (aof, going) = (data.join("appendonlydir"), data.join("appendonlydir.going"));
+            files::remove_folder(&going)?;
+            files::rename(&aof, &going)?;
+            files::remove_folder(&going)?;
+            // The single file of servers before 7.0, which a server without the folder would still load.
+            Ok(files::remove(&data.join("appendonly.aof"))?)
+        })
+        .await
     }
 
     /// Starts a snapshot of our own: not while another one, or a rewrite, runs. Gives the count of saves and the file before.

@@ -94,7 +94,11 @@ async fn data_survives_switching_the_aof_on_and_off() {
     reopen(&world, &aof).await;
     assert_eq!(world.cli("a", "app", "secret", &["get", "app:x"]), "1");
     assert_eq!(world.change("a", &spec, false).await, Outcome::Done);
-    assert!(world.member("a").await.data.rdb);
+    let data = world.member("a").await.data;
+    assert!(data.rdb && !data.aof);
+    signal(world.pid("a").await, "-9");
+    reopen(&world, &spec).await;
+    assert_eq!(world.cli("a", "app", "secret", &["get", "app:x"]), "1");
 }
 
 async fn until_down(world: &World) -> Option<String> {
