@@ -21,7 +21,7 @@ const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here b
 
 impl Acting {
     /// A new marker with a new operator password.
-    pub(super) async fn make_marker(&self, creation: &Creation) -> Result<(), Halt> {
+    pub(super) async fn make_marker(&mut self, creation: &Creation) -> Result<(), Halt> {
         let operator_password = machine::new_password();
         let marker = Marker {
             fleet: creation.fleet.clone(),
@@ -35,7 +35,9 @@ impl Acting {
             applied: applied(creation),
         };
         let file = MarkerFile { instance: self.name.clone(), operator_password, marker };
-        self.on_disk(move |node, _| write_marker_file(node, &file)).await
+        self.on_disk(move |node, _| write_marker_file(node, &file)).await?;
+        self.is_new = true;
+        Ok(())
     }
 
     pub(super) async fn write_marker(&self, marker: Marker) -> Result<(), Halt> {
@@ -60,7 +62,7 @@ impl Acting {
 
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
     pub(super) async fn start(&mut self) -> Result<(), Halt> {
-        if self.find().await?.is_none() {
+        if self.is_new || self.find().await?.is_none() {
             self.spawn().await?;
         }
         self.await_loaded().await?;

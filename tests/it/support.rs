@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -55,9 +56,16 @@ pub fn fleet_at(state: &Path, surroundings: &Surroundings) -> LocalFleet {
     LocalFleet::new(&BTreeMap::from([(node_name(), Place::Folder(state.to_owned()))]), surroundings)
 }
 
-/// A port that was free a moment ago.
+/// A port that is free now and that no other test of this run gets: below those the kernel gives to clients.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).unwrap() * 200;
+    loop {
+        let port = 11_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn settings(pairs: &[(&str, &str)]) -> Settings {
