@@ -13,6 +13,7 @@
 mod laws;
 mod node;
 mod node_forms;
+mod node_rights;
 mod node_speed;
 mod problems;
 mod sim;

@@ -131,45 +131,6 @@ async fn a_killed_server_is_down_and_starts_again() {
     assert_eq!(world.cli("a", "app", "secret", &["set", "app:x", "1"]), "OK");
 }
 
-/// A client that asks again and again over one connection, and ends when that is closed.
-struct Client {
-    process: std::process::Child,
-}
-
-impl Client {
-    fn polling(world: &World) -> Self {
-        let process = std::process::Command::new("valkey-cli")
-            .current_dir(world.file("run"))
-            .env("REDISCLI_AUTH", "secret")
-            .env("VALKEYCLI_AUTH", "secret")
-            .args(["-s", "a.sock", "--user", "app", "-r", "-1", "-i", "0.05", "get", "app:x"])
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-/// The id of the client's connection: a new one is a new connection.
-async fn connection_id(world: &World) -> String {
-    for _ in 0..100 {
-        let list = world.operator("a", &["client", "list"]);
-        if let Some(line) = list.lines().find(|line| line.contains("user=app")) {
-            return line.split(' ').next().unwrap().to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the client does not connect")
-}
-
 #[tokio::test]
 async fn added_rights_drop_no_client_and_taken_rights_do() {
     let world = World::new().await;

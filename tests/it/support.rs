@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -264,4 +264,43 @@ impl Drop for World {
         stop_all(&self.state);
         drop(self.folder.take());
     }
+}
+
+/// A client that asks again and again over one connection, and ends when that is closed.
+pub struct Client {
+    process: Child,
+}
+
+impl Client {
+    pub fn polling(world: &World) -> Self {
+        let process = Command::new("valkey-cli")
+            .current_dir(world.file("run"))
+            .env("REDISCLI_AUTH", "secret")
+            .env("VALKEYCLI_AUTH", "secret")
+            .args(["-s", "a.sock", "--user", "app", "-r", "-1", "-i", "0.05", "get", "app:x"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The id of the client's connection: a new one is a new connection.
+pub async fn connection_id(world: &World) -> String {
+    for _ in 0..100 {
+        let list = world.operator("a", &["client", "list"]);
+        if let Some(line) = list.lines().find(|line| line.contains("user=app")) {
+            return line.split(' ').next().unwrap().to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the client does not connect")
 }
