@@ -479,3 +479,42 @@ async fn a_read_only_folder_is_seen_and_not_changed() {
     let held = world.fleet.acquire("a test").await.unwrap_err();
     assert!(held.holder.contains("read-only"), "{held}");
 }
+
+#[tokio::test]
+async fn a_copy_of_the_binarys_facts_that_was_cut_off_is_asked_anew() {
+    let world = World::new().await;
+    let (_, asked) = world.look().await;
+    let copy = || fs::read_dir(&world.state).unwrap().flatten().find(|file| file.path().extension() == Some("json".as_ref()));
+    let path = copy().unwrap().path();
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, whole.get(..whole.len() / 2).unwrap()).unwrap();
+    let live = fleet_at(&world.state, &surroundings()).observe().await;
+    assert_eq!(live.binaries.into_values().next(), Some(asked));
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_is_not_stopped_and_says_why() {
+    let Some(disk) = Tmpfs::new("4m") else { return };
+    let mut world = World::at(&disk.folder.path().join("state")).await;
+    let spec = with(&plain(free_port()), &[("save", "3600 1")]);
+    assert_eq!(world.create("a", &spec, app_user()).await, Outcome::Done);
+    let value = "x".repeat(100_000);
+    for key in ["app:1", "app:2", "app:3"] {
+        assert_eq!(world.cli("a", "app", "secret", &["set", key, &value]), "OK");
+    }
+    assert_eq!(world.cli("a", "app", "secret", &["config", "set", "rdbcompression", "no"]), "OK");
+    assert!(fs::write(disk.folder.path().join("filler"), vec![0; 8 << 20]).is_err());
+    let mut hasty = surroundings();
+    hasty.limits.step = Duration::from_secs(2);
+    world.fleet = fleet_at(&world.state, &hasty);
+    world.fleet.acquire("a test").await.unwrap();
+    // The marker says "deleting" already, so that nothing has to be written before the stop.
+    fs::remove_file(disk.folder.path().join("filler")).unwrap();
+    let marker = world.file("instances/a.toml");
+    fs::write(&marker, fs::read_to_string(&marker).unwrap().replace("\"active\"", "\"deleting\"")).unwrap();
+    assert!(fs::write(disk.folder.path().join("filler"), vec![0; 8 << 20]).is_err());
+    let outcome = world.on("a", Action::DeleteInstance { uid: UID.to_owned() }).await;
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("refuses to end")), "{outcome:?}");
+    assert_eq!(world.cli("a", "app", "secret", &["exists", "app:1"]), "1", "the data is still there");
+}
