@@ -259,6 +259,21 @@ async fn deleted_data_is_set_aside_and_comes_back() {
 }
 
 #[tokio::test]
+async fn what_killed_writers_left_is_swept_by_the_next_who_acts() {
+    let world = World::new().await;
+    assert_eq!(world.create("a", &plain(free_port()), app_user()).await, Outcome::Done);
+    let left = ["data/a/.new-x", "instances/.new-y", "config/.new-z"].map(|file| world.file(file));
+    left.iter().for_each(|file| fs::write(file, "half").unwrap());
+    let purge = world.file(&format!("set-aside/b-{UID}.purge"));
+    fs::create_dir_all(purge.join("data")).unwrap();
+    assert!(world.look().await.0.set_aside.is_empty());
+    world.fleet.release();
+    fleet_at(&world.state, &surroundings()).acquire("the next").await.unwrap();
+    assert!(!purge.exists() && left.iter().all(|file| !file.exists()));
+    assert!(matches!(world.member("a").await.server, Server::Up(_)));
+}
+
+#[tokio::test]
 async fn a_restore_that_was_cut_off_goes_on() {
     let world = World::new().await;
     assert_eq!(world.create("a", &plain(free_port()), app_user()).await, Outcome::Done);
@@ -476,8 +491,9 @@ async fn a_read_only_folder_is_seen_and_not_changed() {
     world.fleet = fleet_at(&world.state, &surroundings());
     disk.read_only();
     assert!(matches!(world.member("a").await.server, Server::Down { .. }));
-    let held = world.fleet.acquire("a test").await.unwrap_err();
-    assert!(held.holder.contains("read-only"), "{held}");
+    world.fleet.acquire("a test").await.unwrap();
+    let outcome = world.on("a", Action::DeleteInstance { uid: UID.to_owned() }).await;
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("read-only")), "{outcome:?}");
 }
 
 #[tokio::test]
