@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -56,7 +56,11 @@ impl Scratch {
         let end = Deadline::after(limit);
         let mut poll = Poll::default();
         let folder_error = |error| ScratchError::Folder(below.to_owned(), error);
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(below).map_err(folder_error)?;
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(below)
+            .map_err(folder_error)?;
         let owner = lock::acquire(&folder.path().join(OWNER), "valkeeper");
         let owner = owner.map_err(|error| folder_error(io::Error::other(error)))?;
         let mut all = directives.to_vec();
