@@ -21,7 +21,7 @@ const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here b
 
 impl Acting {
     /// A new marker with a new operator password.
-    pub(super) async fn make_marker(&self, creation: &Creation) -> Result<(), Halt> {
+    pub(super) async fn make_marker(&mut self, creation: &Creation) -> Result<(), Halt> {
         let operator_password = machine::new_password();
         let marker = Marker {
             fleet: creation.fleet.clone(),
@@ -35,7 +35,9 @@ impl Acting {
             applied: applied(creation),
         };
         let file = MarkerFile { instance: self.name.clone(), operator_password, marker };
-        self.on_disk(move |node, _| write_marker_file(node, &file)).await
+        self.on_disk(move |node, _| write_marker_file(node, &file)).await?;
+        self.is_new = true;
+        Ok(())
     }
 
     pub(super) async fn write_marker(&self, marker: Marker) -> Result<(), Halt> {
@@ -60,7 +62,7 @@ impl Acting {
 
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
     pub(super) async fn start(&mut self) -> Result<(), Halt> {
-        if self.find().await?.is_none() {
+        if self.is_new || self.find().await?.is_none() {
             self.spawn().await?;
         }
         self.await_loaded().await?;
@@ -202,9 +204,18 @@ impl Acting {
         }
     }
 
-    /// The files of an AOF that is being switched off. Its server writes on into files that have no name any more.
+    /// Removes the AOF, in one rename first: half of one would stop a server that still reads it.
     pub(super) async fn drop_aof(&self) -> Result<(), Halt> {
-        self.on_disk(|node, name| Ok(files::remove_folder(&node.layout.data(name).join("appendonlydir"))?)).await
+        self.on_disk(|node, name| {
+            let data = node.layout.data(name);
+            let (aof, going) = (data.join("appendonlydir"), data.join("appendonlydir.going"));
+            files::remove_folder(&going)?;
+            files::rename(&aof, &going)?;
+            files::remove_folder(&going)?;
+            // The single file of servers before 7.0, which a server without the folder would still load.
+            Ok(files::remove(&data.join("appendonly.aof"))?)
+        })
+        .await
     }
 
     /// Starts a snapshot of our own: not while another one, or a rewrite, runs. Gives the count of saves and the file before.

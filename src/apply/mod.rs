@@ -11,4 +11,4 @@ pub mod perform;
 mod proof;
 pub mod schedule;
 mod server;
-mod set_aside;
+pub mod set_aside;

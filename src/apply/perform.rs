@@ -9,7 +9,7 @@ use crate::host::clock::Deadline;
 use crate::host::files;
 use crate::model::action::{Action, Standing};
 use crate::model::effect::{Effect, effects};
-use crate::model::live::NodeFacts;
+use crate::model::live::{NodeFacts, Server};
 use crate::model::name::FleetName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
@@ -56,6 +56,9 @@ impl Performer {
         };
         if let Err(whose) = self.check_ours(step, &found, fleet) {
             return Outcome::Conflict(whose);
+        }
+        if let Some(why) = silence(step, &found) {
+            return Outcome::NotReached(why);
         }
         match step.action.standing(&step.subject, &found) {
             Standing::After => return Outcome::AlreadyDone,
@@ -200,6 +203,30 @@ impl Performer {
             Ok(result) => result,
             Err(error) => failed(format!("working with files failed: {error}")),
         }
+    }
+}
+
+/// Why a step that speaks with the server cannot be taken, if the server hangs: it would only wait for its time limit.
+fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
+    match step.action {
+        Action::ChangeInstance(_)
+        | Action::SetUser(_)
+        | Action::RemoveUser { .. }
+        | Action::SaveUsers { .. }
+        | Action::StartInstance(_) => {}
+        // These stop the server first, or leave it alone.
+        Action::CreateInstance(_)
+        | Action::ReopenInstance(_)
+        | Action::DeleteInstance { .. }
+        | Action::Mark(_)
+        | Action::Purge { .. }
+        | Action::Restore { .. }
+        | Action::WriteRecord(_) => return None,
+    }
+    let Subject::Instance(name) = &step.subject else { return None };
+    match &found.member(name)?.server {
+        Server::Silent { pid, why } => Some(format!("the server of {name} (pid {pid}): {why}")),
+        Server::Down { .. } | Server::Up(_) | Server::Locked { .. } => None,
     }
 }
 

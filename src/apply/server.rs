@@ -42,12 +42,14 @@ pub(super) struct Acting {
     pub binary: Binary,
     /// When the step has to be over.
     pub end: Deadline,
+    /// Its marker was made a moment ago, so no server of it can run yet.
+    pub is_new: bool,
     connection: Option<Connection>,
 }
 
 impl Acting {
     pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Deadline) -> Self {
-        Self { node, name, binary, end, connection: None }
+        Self { node, name, binary, end, is_new: false, connection: None }
     }
 
     /// Does something with files where it holds up nobody else.

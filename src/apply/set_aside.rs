@@ -2,6 +2,8 @@
 //!
 //! The marker moves last, both ways: until then a crash leaves a member that says what was being done to it.
 
+use std::path::{Path, PathBuf};
+
 use super::server::{Acting, Halt, failed, read_marker, write_marker};
 use crate::host::clock;
 use crate::host::files;
@@ -89,7 +91,23 @@ impl Acting {
     }
 }
 
-fn active_marker(path: &std::path::Path, machine: &str) -> Result<Marker, Halt> {
+/// Finishes what purges that were cut off left, and removes files that writers who were killed never finished. Only for
+/// the holder of the right to act, before the first step.
+pub fn sweep(layout: &Layout) {
+    let (root, data) = (layout.set_aside_root(), layout.data_root());
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        files::names(folder).unwrap_or_default().into_iter().map(|name| folder.join(name)).collect()
+    };
+    for going in below(&root).iter().filter(|path| path.extension().is_some_and(|end| end == "purge")) {
+        if let Err(error) = files::remove_folder(going) {
+            tracing::warn!(%error, "a purge that was cut off cannot be finished");
+        }
+    }
+    let fixed = [layout.root().to_owned(), layout.markers(), layout.configs()];
+    below(&data).iter().chain(&below(&root)).chain(&fixed).for_each(|folder| files::sweep_new(folder));
+}
+
+fn active_marker(path: &Path, machine: &str) -> Result<Marker, Halt> {
     let Some(text) = files::read_bounded(path)? else {
         return failed(format!("{} is not there, so nothing can be brought back from its folder", path.display()));
     };

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 
 use super::{Execute, Held, Observe};
 use crate::apply::perform::Performer;
+use crate::apply::set_aside;
 use crate::host::files;
+use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::model::live::{Live, Observed};
 use crate::model::name::{FleetName, NodeName};
@@ -35,19 +37,23 @@ enum Seat {
     Unseen(String),
 }
 
+/// The right to act on each node, or why it could not be taken.
+type Rights = BTreeMap<NodeName, Result<Guard, String>>;
+
 /// All nodes of a fleet, of which those on this machine are seen.
 #[derive(Debug)]
 pub struct LocalFleet {
     seats: BTreeMap<NodeName, Seat>,
     fleet: Option<FleetName>,
-    guards: Mutex<BTreeMap<NodeName, Guard>>,
+    rights: Mutex<Rights>,
 }
 
 impl Surroundings {
     /// From the environment: `VALKEY_SERVER`, or `valkey-server` on `PATH`. The one place of the node side that reads it.
     pub fn of_this_process(limits: Limits) -> Self {
         let named = env::var_os("VALKEY_SERVER").filter(|name| !name.is_empty()).map(PathBuf::from);
-        let server = named.or_else(|| find_on_path("valkey-server"));
+        // Servers are started from their own folders, so a relative path would mean something else there.
+        let server = named.or_else(|| find_on_path("valkey-server")).map(|path| std::path::absolute(&path).unwrap_or(path));
         Self { server, scratch: env::temp_dir(), limits }
     }
 }
@@ -73,7 +79,7 @@ impl LocalFleet {
             Place::Beyond(why) => Seat::Unseen(why.clone()),
         };
         let seats = places.iter().map(|(name, place)| (name.clone(), seat(place))).collect();
-        Self { seats, fleet: None, guards: Mutex::default() }
+        Self { seats, fleet: None, rights: Mutex::default() }
     }
 
     /// Members of another fleet are then never touched, even if a plan said so.
@@ -83,8 +89,21 @@ impl LocalFleet {
         self
     }
 
-    fn guards(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeName, Guard>> {
-        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Gives the right to act back on every node.
+    pub fn release(&self) {
+        self.rights().clear();
+    }
+
+    fn rights(&self) -> MutexGuard<'_, Rights> {
+        self.rights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn right_to_act(&self, node: &NodeName) -> Result<(), String> {
+        match self.rights().get(node) {
+            Some(Ok(_guard)) => Ok(()),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err("the right to act on the node was not taken".to_owned()),
+        }
     }
 }
 
@@ -114,13 +133,14 @@ impl Observe for LocalFleet {
 
 impl Execute for LocalFleet {
     async fn perform(&self, step: &Step) -> Outcome {
-        match self.seats.get(&step.node) {
-            Some(Seat::Here(performer)) if self.guards().contains_key(&step.node) => {
-                performer.perform(step, self.fleet.as_ref()).await
-            }
-            Some(Seat::Here(_)) => Outcome::Failed("the right to act on the node was not taken".to_owned()),
-            Some(Seat::Unseen(why)) => Outcome::NotReached(why.clone()),
-            None => Outcome::NotReached(format!("there is no node {}", step.node)),
+        let performer = match self.seats.get(&step.node) {
+            Some(Seat::Here(performer)) => performer,
+            Some(Seat::Unseen(why)) => return Outcome::NotReached(why.clone()),
+            None => return Outcome::NotReached(format!("there is no node {}", step.node)),
+        };
+        match self.right_to_act(&step.node) {
+            Ok(()) => performer.perform(step, self.fleet.as_ref()).await,
+            Err(why) => Outcome::Failed(why),
         }
     }
 
@@ -128,27 +148,26 @@ impl Execute for LocalFleet {
         let mut taken = BTreeMap::new();
         for (name, seat) in &self.seats {
             let Seat::Here(performer) = seat else { continue };
-            let layout = &performer.node().layout;
-            if self.guards().contains_key(name) {
+            if self.right_to_act(name).is_ok() {
                 continue;
             }
-            let guard = take(layout.root(), &layout.lock(), holder);
-            let guard = guard.map_err(|error| Held { node: name.clone(), holder: explain(&error) })?;
-            taken.insert(name.clone(), guard);
+            let layout = &performer.node().layout;
+            let right = match take(layout, holder) {
+                Ok(guard) => Ok(guard),
+                Err(LockError::Held(holder)) => return Err(Held { node: name.clone(), holder }),
+                // A folder that cannot be written holds up only its own node: every step on it says why.
+                Err(LockError::File(error)) => Err(error.to_string()),
+            };
+            taken.insert(name.clone(), right);
         }
-        self.guards().extend(taken);
+        self.rights().extend(taken);
         Ok(())
     }
 }
 
-fn take(root: &Path, lock: &Path, holder: &str) -> Result<Guard, LockError> {
-    files::make_folder(root)?;
-    lock::acquire(lock, holder)
-}
-
-fn explain(error: &LockError) -> String {
-    match error {
-        LockError::Held(holder) => holder.clone(),
-        LockError::File(error) => format!("nobody, but the right to act cannot be taken: {error}"),
-    }
+fn take(layout: &Layout, holder: &str) -> Result<Guard, LockError> {
+    files::make_folder(layout.root())?;
+    let guard = lock::acquire(&layout.lock(), holder)?;
+    set_aside::sweep(layout);
+    Ok(guard)
 }

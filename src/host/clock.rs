@@ -45,7 +45,7 @@ pub struct Poll {
 }
 
 const POLL_FIRST: Duration = Duration::from_millis(2);
-const POLL_LAST: Duration = Duration::from_millis(100);
+const POLL_LAST: Duration = Duration::from_millis(25);
 
 impl Default for Poll {
     fn default() -> Self {

@@ -66,6 +66,18 @@ pub fn read_bounded(path: &Path) -> Result<Option<String>, FileError> {
     String::from_utf8(bytes).map(Some).map_err(|_bytes| failed(io::Error::other("it is not UTF-8 text")))
 }
 
+/// Begins the name of a file that is being written.
+const NEW: &str = ".new-";
+
+/// Removes what writers that were killed left in a folder. Only while nobody else writes there.
+pub fn sweep_new(folder: &Path) {
+    for name in names(folder).unwrap_or_default().iter().filter(|name| name.starts_with(NEW)) {
+        if let Err(error) = fs::remove_file(folder.join(name)) {
+            tracing::debug!(%error, name, "a file that was never finished stays");
+        }
+    }
+}
+
 /// Replaces a file in one go: a reader and a crash see the old one or the new one.
 ///
 /// # Errors
@@ -75,7 +87,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let folder = path.parent().ok_or_else(|| failed(io::Error::other("it has no folder")))?;
     refuse_link(folder)?;
     let mut new =
-        tempfile::Builder::new().prefix(".new-").permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
+        tempfile::Builder::new().prefix(NEW).permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
     new.write_all(bytes).map_err(failed)?;
     new.as_file().sync_data().map_err(failed)?;
     new.persist(path).map_err(|error| failed(error.error))?;
@@ -200,6 +212,8 @@ mod tests {
         replace(&path, b"two", 0o600).unwrap();
         assert_eq!(read_bounded(&path).unwrap().as_deref(), Some("two"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(folder.path().join(".new-x"), "").unwrap();
+        sweep_new(folder.path());
         assert_eq!(names(folder.path()).unwrap(), ["a"]);
     }
 

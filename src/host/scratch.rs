@@ -1,6 +1,8 @@
 //! Throwaway servers: of the node's own binary, in an empty scratch folder, on a unix socket only, never over live data.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,8 +11,10 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::clock::{Deadline, Poll};
+use super::files;
 use super::layout::Socket;
-use super::process::{LOG_TAIL_BYTES, SAFE_PATH, tail};
+use super::lock::{self, Guard};
+use super::process::{Handle, LOG_TAIL_BYTES, SAFE_PATH, servers_below, tail};
 use super::valkey::{Connection, ValkeyError, reach};
 use crate::model::config_file::{Directive, render};
 
@@ -33,12 +37,15 @@ pub struct Scratch {
     pub connection: Connection,
     _server: Child,
     _folder: TempDir,
+    /// Held while we live, so that others can tell this folder from one that was left behind.
+    _owner: Guard,
 }
 
 /// Where throwaway folders begin; what a killed valkeeper left behind is known by it.
 const PREFIX: &str = "valkeeper-scratch-";
 const CONFIG: &str = "scratch.conf";
 const LOG: &str = "scratch.log";
+const OWNER: &str = "owner";
 
 impl Scratch {
     /// Starts `binary` with these directives and nothing of ours but the socket, and waits until it answers.
@@ -49,13 +56,19 @@ impl Scratch {
         let end = Deadline::after(limit);
         let mut poll = Poll::default();
         let folder_error = |error| ScratchError::Folder(below.to_owned(), error);
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(below).map_err(folder_error)?;
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(below)
+            .map_err(folder_error)?;
+        let owner = lock::acquire(&folder.path().join(OWNER), "valkeeper");
+        let owner = owner.map_err(|error| folder_error(io::Error::other(error)))?;
         let mut all = directives.to_vec();
         for (name, value) in [("port", "0"), ("unixsocket", "s.sock")] {
             all.push((name.to_owned(), vec![value.to_owned()]));
         }
-        std::fs::write(folder.path().join(CONFIG), render("a throwaway server of valkeeper", &all)).map_err(folder_error)?;
-        let log = std::fs::File::create(folder.path().join(LOG)).map_err(folder_error)?;
+        fs::write(folder.path().join(CONFIG), render("a throwaway server of valkeeper", &all)).map_err(folder_error)?;
+        let log = fs::File::create(folder.path().join(LOG)).map_err(folder_error)?;
         let mut server = Command::new(binary)
             .arg(CONFIG)
             .current_dir(folder.path())
@@ -83,12 +96,53 @@ impl Scratch {
                 Err(error) => return Err(ScratchError::Silent(error)),
             }
         };
-        Ok(Self { connection, _server: server, _folder: folder })
+        Ok(Self { connection, _server: server, _folder: folder, _owner: owner })
     }
 
     async fn connect(socket: &Socket, limit: Duration) -> Result<Connection, ValkeyError> {
         let mut connection = Connection::over(reach(socket, limit).await?, limit).await?;
         connection.ask(vec!["PING"]).await?;
         Ok(connection)
+    }
+}
+
+/// Ends and removes throwaway servers whose valkeeper was killed before it could. What is another user's, or in use, stays.
+pub fn sweep(below: &Path, binary: &Path) {
+    let mine = rustix::process::getuid().as_raw();
+    let left = files::names(below).unwrap_or_default().into_iter().filter(|name| name.starts_with(PREFIX));
+    for folder in left.map(|name| below.join(name)) {
+        let is_mine = fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir() && meta.uid() == mine);
+        // A folder without this file was made a moment ago, or its removal is under way.
+        if !is_mine || !files::exists(&folder.join(OWNER)) {
+            continue;
+        }
+        let Ok(_abandoned) = lock::acquire(&folder.join(OWNER), "a sweep of valkeeper") else { continue };
+        if let Some(handle) = servers_below(below, binary).get(&folder).and_then(|pid| Handle::open(*pid)) {
+            handle.kill();
+        }
+        if let Err(error) = files::remove_folder(&folder) {
+            tracing::debug!(%error, "a throwaway folder stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_behind_is_swept_and_what_is_in_use_is_not() {
+        let below = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = below.path().join(format!("{PREFIX}{name}"));
+            fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let (left, used, new) = (folder("left"), folder("used"), folder("new"));
+        drop(lock::acquire(&left.join(OWNER), "gone").unwrap());
+        let _used = lock::acquire(&used.join(OWNER), "here").unwrap();
+        fs::create_dir(below.path().join("another")).unwrap();
+        sweep(below.path(), Path::new("/usr/bin/valkey-server"));
+        assert!(!left.exists() && used.exists() && new.exists() && below.path().join("another").exists());
     }
 }

@@ -57,6 +57,7 @@ pub fn canonical(name: &str, kind: &Kind, default: &str, value: &str) -> Result<
         "latency-tracking-info-percentiles" => percentiles(value),
         "bind" => Ok(join_words(value)),
         "oom-score-adj-values" => whole_numbers(value),
+        "shutdown-on-sigint" | "shutdown-on-sigterm" => choose_flags(kind, value),
         "hz" => integer(*HZ_RANGE.start(), *HZ_RANGE.end(), value),
         "repl-backlog-size" => memory(REPL_BACKLOG_BYTES_MIN, u64::MAX, value),
         _ => by_kind(kind, value),
@@ -72,6 +73,8 @@ fn by_kind(kind: &Kind, value: &str) -> Result<String, ValueError> {
         Kind::Integer { min, max } => integer(*min, *max, value),
         Kind::Memory { min, max } => memory(*min, *max, value),
         Kind::MemoryOrPercent => match value.strip_suffix('%') {
+            // Nothing is nothing: the server shows no sign behind it.
+            Some("0") => Ok("0".to_owned()),
             Some(percent) => Ok(format!("{}%", integer(0, 100, percent)?)),
             None => memory(0, u64::MAX, value),
         },
@@ -109,22 +112,24 @@ fn memory(min: u64, max: u64, value: &str) -> Result<String, ValueError> {
 }
 
 fn choose(words: &[(String, String)], value: &str) -> Result<String, ValueError> {
-    let mut chosen = Vec::new();
-    for word in value.split_ascii_whitespace() {
-        let lower = word.to_ascii_lowercase();
-        match words.iter().position(|(known, _)| *known == lower) {
-            Some(place) => chosen.push(place),
-            None => return refuse(format!("takes one of {}", list(words))),
-        }
+    let lower = value.to_ascii_lowercase();
+    match words.iter().find(|(known, _)| *known == lower) {
+        Some((_, back)) => Ok(back.clone()),
+        None => refuse(format!("takes one of {}", list(words))),
     }
-    if chosen.is_empty() {
-        return refuse(format!("takes one of {}", list(words)));
+}
+
+/// Several words are flags, which the server gives back in its own order; `default` is the name of none of them.
+fn choose_flags(kind: &Kind, value: &str) -> Result<String, ValueError> {
+    let Kind::Words(words) = kind else { return by_kind(kind, value) };
+    let chosen = value.split_ascii_whitespace().map(|word| choose(words, word)).collect::<Result<Vec<_>, _>>()?;
+    let flags = words.iter().map(|(word, _)| word.as_str()).filter(|word| *word != "default");
+    let shown: Vec<&str> = flags.filter(|word| chosen.iter().any(|one| one == word)).collect();
+    match (chosen.is_empty(), shown.is_empty()) {
+        (true, _) => refuse(format!("takes one or more of {}", list(words))),
+        (false, true) => Ok("default".to_owned()),
+        (false, false) => Ok(shown.join(" ")),
     }
-    // Several words are flags (`shutdown-on-sigterm`); the server gives them back in its own order.
-    chosen.sort_unstable();
-    chosen.dedup();
-    let back: Vec<&str> = chosen.iter().filter_map(|place| words.get(*place)).map(|(_, back)| back.as_str()).collect();
-    Ok(back.join(" "))
 }
 
 fn list(words: &[(String, String)]) -> String {
@@ -174,7 +179,7 @@ fn output_buffer_limit(default: &str, value: &str) -> Result<String, ValueError>
 
 /// The order of `keyspaceEventsFlagsToString` in notify.c of 8.0; `A` stands for all of the first ten.
 const ALL_CLASSES: &str = "g$lshzxetd";
-const EVENT_ORDER: &str = "g$lshzxetdKEmn";
+const EVENT_ORDER: &str = "g$lshzxetdnKEm";
 
 fn event_classes(value: &str) -> Result<String, ValueError> {
     let mut given: Vec<char> = value.chars().collect();
@@ -226,13 +231,16 @@ mod tests {
             form("client-output-buffer-limit", &Kind::Text, "replica 256mb 64mb 30"),
             "normal 0 0 0 slave 268435456 67108864 30 pubsub 33554432 8388608 60"
         );
-        for (given, shown) in [("KEA", "AKE"), ("K$lg", "g$lK"), ("KEg$lshzxetd", "AKE"), ("", ""), ("Kn", "Kn"), ("AKm", "AKm")]
+        for (given, shown) in [("KEA", "AKE"), ("K$lg", "g$lK"), ("KEg$lshzxetd", "AKE"), ("", ""), ("Kn", "nK"), ("AKm", "AKm")]
         {
             assert_eq!(form("notify-keyspace-events", &Kind::Text, given), shown);
         }
         assert_eq!(form("latency-tracking-info-percentiles", &Kind::Text, "50.0 99.10"), "50 99.1");
         let flags = Kind::Words(["default", "save", "nosave", "now", "force"].map(|w| (w.to_owned(), w.to_owned())).into());
         assert_eq!(form("shutdown-on-sigterm", &flags, "FORCE now"), "now force");
+        assert_eq!(form("shutdown-on-sigterm", &flags, "default now"), "now");
+        assert_eq!(form("shutdown-on-sigterm", &flags, "default"), "default");
+        assert_eq!(form("maxmemory-clients", &Kind::MemoryOrPercent, "0%"), "0");
         let adj = Kind::Words(vec![("no".into(), "no".into()), ("yes".into(), "yes".into()), ("relative".into(), "yes".into())]);
         assert_eq!(form("oom-score-adj", &adj, "relative"), "yes");
     }

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::probe::probe;
 use crate::host::files;
-use crate::host::scratch::{Scratch, ScratchError};
+use crate::host::scratch::{self, Scratch, ScratchError};
 use crate::host::valkey::ValkeyError;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::BinaryId;
@@ -26,7 +26,7 @@ pub enum BinaryError {
          or name the program in VALKEY_SERVER"
     )]
     NotInstalled,
-    #[error("{0} cannot be used as valkey-server")]
+    #[error("{0}, which VALKEY_SERVER or PATH names, cannot be used as valkey-server")]
     Unusable(PathBuf, #[source] io::Error),
     #[error("a throwaway server of {0} could not be asked")]
     Start(PathBuf, #[source] ScratchError),
@@ -72,6 +72,11 @@ impl BinaryMemory {
             && *of == file
         {
             return Ok(binary.clone());
+        }
+        if known.is_none() {
+            let (below, path) = (scratch.to_owned(), path.to_owned());
+            // It only tidies up; what it could not do is tried again next time.
+            let _swept = tokio::task::spawn_blocking(move || scratch::sweep(&below, &path)).await;
         }
         let cache = root.join(format!("binary-{file}.json"));
         let facts = match cached(&cache, file) {

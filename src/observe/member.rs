@@ -128,14 +128,18 @@ async fn look_at_server(
     end: Deadline,
 ) -> Seen {
     let layout = node.layout.directives(name);
-    let (pid, error) = match reach_server(node, name, binary, processes, end).await {
-        Reached::Down => return Seen::nothing(Server::Down { why: why_down(node, name, marker) }),
-        Reached::Hangs(pid, error) => (pid, error),
-        Reached::Open(mut connection) => {
-            let pid = connection.pid.unwrap_or_default();
-            match ask(&mut connection, marker, &layout, binary, end).await {
-                Ok(memory) => return from_memory(memory),
-                Err(error) => (pid, error),
+    let (pid, error) = loop {
+        match reach_server(node, name, binary, processes, end).await {
+            Reached::Down => return Seen::nothing(Server::Down { why: why_down(node, name, marker) }),
+            Reached::Hangs(pid, error) => break (pid, error),
+            Reached::Open(mut connection) => {
+                let pid = connection.pid.unwrap_or_default();
+                match ask(&mut connection, marker, &layout, binary, end).await {
+                    Ok(memory) => return from_memory(memory),
+                    // It is ending: what it is in a moment is what counts.
+                    Err(ValkeyError::Gone) if end.left() > SOCKET_WAIT => tokio::time::sleep(SOCKET_WAIT).await,
+                    Err(error) => break (pid, error),
+                }
             }
         }
     };

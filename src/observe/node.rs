@@ -37,7 +37,6 @@ struct Folders {
     names: BTreeSet<InstanceName>,
     records: BTreeMap<FleetName, Arc<FleetRecord>>,
     set_aside: Vec<SetAside>,
-    ports_in_use: BTreeSet<u16>,
 }
 
 /// The manifest of a set-aside folder; the folder counts when its marker has arrived, which is the last to be moved.
@@ -50,11 +49,11 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 /// When the node as a whole cannot be seen; trouble of one member is that member's.
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
-    let folders = read(node, |layout| {
-        let ports_in_use = ports::listening().map_err(LookError::Ports)?;
-        Ok(Folders { names: names(layout)?, records: records(layout)?, set_aside: set_aside(layout)?, ports_in_use })
-    })
-    .await?;
+    // The kernel takes its time with this table, so it is read while the members are looked at.
+    let listening = tokio::task::spawn_blocking(ports::listening);
+    let folders =
+        read(node, |layout| Ok(Folders { names: names(layout)?, records: records(layout)?, set_aside: set_aside(layout)? }))
+            .await?;
     let processes = Arc::new(Processes::default());
     let looks = folders.names.into_iter().map(|name| {
         let (node, binary, processes) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
@@ -66,6 +65,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     while let Some(member) = looking.next().await {
         members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
     }
+    let listening = listening.await.map_err(|error| LookError::Lost(error.to_string()))?;
     let facts = NodeFacts {
         observed_at: clock::now(),
         machine: node.machine.clone(),
@@ -73,7 +73,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
         members,
         records: folders.records,
         set_aside: folders.set_aside,
-        ports_in_use: folders.ports_in_use,
+        ports_in_use: listening.map_err(LookError::Ports)?,
     };
     Ok((facts, binary.clone()))
 }
@@ -83,11 +83,9 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
 /// # Errors
 /// As [`look`].
 pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary: &Binary) -> Result<NodeFacts, LookError> {
-    let folders = read(node, |layout| {
-        let (records, set_aside) = (records(layout)?, set_aside(layout)?);
-        Ok(Folders { names: BTreeSet::new(), records, set_aside, ports_in_use: BTreeSet::new() })
-    })
-    .await?;
+    let folders =
+        read(node, |layout| Ok(Folders { names: BTreeSet::new(), records: records(layout)?, set_aside: set_aside(layout)? }))
+            .await?;
     let mut members = BTreeMap::new();
     if let Some(name) = name
         && let Some(member) = member::look(node, name, binary, &Arc::default()).await

@@ -12,6 +12,9 @@
 
 mod laws;
 mod node;
+mod node_disks;
+mod node_forms;
+mod node_rights;
 mod node_speed;
 mod problems;
 mod sim;

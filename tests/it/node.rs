@@ -94,10 +94,14 @@ async fn data_survives_switching_the_aof_on_and_off() {
     reopen(&world, &aof).await;
     assert_eq!(world.cli("a", "app", "secret", &["get", "app:x"]), "1");
     assert_eq!(world.change("a", &spec, false).await, Outcome::Done);
-    assert!(world.member("a").await.data.rdb);
+    let data = world.member("a").await.data;
+    assert!(data.rdb && !data.aof);
+    signal(world.pid("a").await, "-9");
+    reopen(&world, &spec).await;
+    assert_eq!(world.cli("a", "app", "secret", &["get", "app:x"]), "1");
 }
 
-async fn until_down(world: &World) -> Option<String> {
+pub async fn until_down(world: &World) -> Option<String> {
     for _ in 0..500 {
         if let Server::Down { why } = world.member("a").await.server {
             return why;
@@ -125,45 +129,6 @@ async fn a_killed_server_is_down_and_starts_again() {
     assert!(until_down(&world).await.is_some(), "it did not end because it was told to");
     reopen(&world, &spec).await;
     assert_eq!(world.cli("a", "app", "secret", &["set", "app:x", "1"]), "OK");
-}
-
-/// A client that asks again and again over one connection, and ends when that is closed.
-struct Client {
-    process: std::process::Child,
-}
-
-impl Client {
-    fn polling(world: &World) -> Self {
-        let process = std::process::Command::new("valkey-cli")
-            .current_dir(world.file("run"))
-            .env("REDISCLI_AUTH", "secret")
-            .env("VALKEYCLI_AUTH", "secret")
-            .args(["-s", "a.sock", "--user", "app", "-r", "-1", "-i", "0.05", "get", "app:x"])
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-/// The id of the client's connection: a new one is a new connection.
-async fn connection_id(world: &World) -> String {
-    for _ in 0..100 {
-        let list = world.operator("a", &["client", "list"]);
-        if let Some(line) = list.lines().find(|line| line.contains("user=app")) {
-            return line.split(' ').next().unwrap().to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the client does not connect")
 }
 
 #[tokio::test]
@@ -236,6 +201,8 @@ async fn a_server_that_hangs_is_silent_within_the_deadline_and_the_others_are_se
     assert!(matches!(&a.server, Server::Silent { pid: found, .. } if *found == pid), "{:?}", a.server);
     assert!(matches!(a.spec.memory, Half::Unseen { .. }) && a.spec.disk.seen().is_some());
     assert!(matches!(world.member("b").await.server, Server::Up(_)));
+    let change = world.set_user("a", "app", &wanted("secret", "+get"), false).await;
+    assert!(matches!(&change, Outcome::NotReached(why) if why.contains("did not answer")), "{change:?}");
     signal(pid, "-CONT");
     assert!(matches!(world.member("a").await.server, Server::Up(_)));
 }
@@ -289,6 +256,21 @@ async fn deleted_data_is_set_aside_and_comes_back() {
     assert_eq!(world.on("a", Action::Purge { uid: UID.to_owned() }).await, Outcome::Done);
     assert!(world.look().await.0.set_aside.is_empty());
     assert_eq!(fs::read_dir(world.file("set-aside")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_killed_writers_left_is_swept_by_the_next_who_acts() {
+    let world = World::new().await;
+    assert_eq!(world.create("a", &plain(free_port()), app_user()).await, Outcome::Done);
+    let left = ["data/a/.new-x", "instances/.new-y", "config/.new-z"].map(|file| world.file(file));
+    left.iter().for_each(|file| fs::write(file, "half").unwrap());
+    let purge = world.file(&format!("set-aside/b-{UID}.purge"));
+    fs::create_dir_all(purge.join("data")).unwrap();
+    assert!(world.look().await.0.set_aside.is_empty());
+    world.fleet.release();
+    fleet_at(&world.state, &surroundings()).acquire("the next").await.unwrap();
+    assert!(!purge.exists() && left.iter().all(|file| !file.exists()));
+    assert!(matches!(world.member("a").await.server, Server::Up(_)));
 }
 
 #[tokio::test]
@@ -455,60 +437,15 @@ async fn looking_at_nothing_makes_nothing() {
     assert!(unseen.contains("apt-get install -t bookworm-backports valkey-server"), "{unseen}");
 }
 
-/// A small file system of its own; nothing where this process may not mount one.
-struct Tmpfs {
-    folder: tempfile::TempDir,
-}
-
-impl Tmpfs {
-    fn new(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
-        if mount.status().is_ok_and(|status| status.success()) {
-            return Some(Self { folder });
-        }
-        eprintln!("skipped: a tmpfs cannot be mounted here (it takes root)");
-        None
-    }
-
-    fn read_only(&self) {
-        let mut mount = std::process::Command::new("mount");
-        assert!(mount.args(["-o", "remount,ro"]).arg(self.folder.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        stop_all(self.folder.path());
-        let _left_to_the_machine = std::process::Command::new("umount").arg("-l").arg(self.folder.path()).status();
-    }
-}
-
 #[tokio::test]
-async fn a_full_disk_fails_the_step_and_is_named() {
-    let Some(disk) = Tmpfs::new("512k") else { return };
-    let world = World::at(&disk.folder.path().join("state")).await;
-    assert_eq!(world.create("a", &plain(free_port()), app_user()).await, Outcome::Done);
-    assert!(fs::write(disk.folder.path().join("filler"), vec![0; 1 << 20]).is_err());
-    let outcome = world.set_user("a", "app", &wanted("secret", "+get"), false).await;
-    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("no space is left")), "{outcome:?}");
-    assert!(matches!(world.member("a").await.server, Server::Up(_)));
-    fs::remove_file(disk.folder.path().join("filler")).unwrap();
-    assert_eq!(world.set_user("a", "app", &wanted("secret", "+get"), false).await, Outcome::Done);
-}
-
-#[tokio::test]
-async fn a_read_only_folder_is_seen_and_not_changed() {
-    let Some(disk) = Tmpfs::new("4m") else { return };
-    let mut world = World::at(&disk.folder.path().join("state")).await;
-    assert_eq!(world.create("a", &plain(free_port()), app_user()).await, Outcome::Done);
-    signal(world.pid("a").await, "-9");
-    until_down(&world).await;
-    // Only a file system that nobody writes to can become read-only.
-    world.fleet = fleet_at(&world.state, &surroundings());
-    disk.read_only();
-    assert!(matches!(world.member("a").await.server, Server::Down { .. }));
-    let held = world.fleet.acquire("a test").await.unwrap_err();
-    assert!(held.holder.contains("read-only"), "{held}");
+async fn a_copy_of_the_binarys_facts_that_was_cut_off_is_asked_anew() {
+    let world = World::new().await;
+    let (_, asked) = world.look().await;
+    let copy = || fs::read_dir(&world.state).unwrap().flatten().find(|file| file.path().extension() == Some("json".as_ref()));
+    let path = copy().unwrap().path();
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, whole.get(..whole.len() / 2).unwrap()).unwrap();
+    let live = fleet_at(&world.state, &surroundings()).observe().await;
+    assert_eq!(live.binaries.into_values().next(), Some(asked));
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
 }

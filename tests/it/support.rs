@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -55,9 +56,16 @@ pub fn fleet_at(state: &Path, surroundings: &Surroundings) -> LocalFleet {
     LocalFleet::new(&BTreeMap::from([(node_name(), Place::Folder(state.to_owned()))]), surroundings)
 }
 
-/// A port that was free a moment ago.
+/// A port that is free now and that no other test of this run gets: below those the kernel gives to clients.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).unwrap() * 200;
+    loop {
+        let port = 11_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn settings(pairs: &[(&str, &str)]) -> Settings {
@@ -256,4 +264,43 @@ impl Drop for World {
         stop_all(&self.state);
         drop(self.folder.take());
     }
+}
+
+/// A client that asks again and again over one connection, and ends when that is closed.
+pub struct Client {
+    process: Child,
+}
+
+impl Client {
+    pub fn polling(world: &World) -> Self {
+        let process = Command::new("valkey-cli")
+            .current_dir(world.file("run"))
+            .env("REDISCLI_AUTH", "secret")
+            .env("VALKEYCLI_AUTH", "secret")
+            .args(["-s", "a.sock", "--user", "app", "-r", "-1", "-i", "0.05", "get", "app:x"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The id of the client's connection: a new one is a new connection.
+pub async fn connection_id(world: &World) -> String {
+    for _ in 0..100 {
+        let list = world.operator("a", &["client", "list"]);
+        if let Some(line) = list.lines().find(|line| line.contains("user=app")) {
+            return line.split(' ').next().unwrap().to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the client does not connect")
 }
