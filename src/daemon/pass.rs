@@ -1,0 +1,440 @@
+//! One pass: follow the source, look, act. Everything it needs it finds again: a pass after a crash is like any other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::command::{Command, What};
+use super::following::{Following, InForce};
+use super::lifecycle;
+use super::shared::Shared;
+use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
+use crate::apply::schedule::{self, Event, Pace, Report};
+use crate::fleet::local::LocalFleet;
+use crate::fleet::{Execute as _, Observe as _};
+use crate::host::clock;
+use crate::model::desired::Desired;
+use crate::model::live::{Live, Observed};
+use crate::model::name::{InstanceName, NodeName};
+use crate::model::outcome::Outcome;
+use crate::model::plan::{Plan, Step, Subject};
+use crate::model::record::{FleetRecord, Settled, Suspensions};
+use crate::plan::{amend, plan_unattended, remembered};
+use crate::roots::{self, Places, Roots};
+
+/// What the daemon carries from pass to pass; none of it is needed to be right, only to be quick and not to repeat itself.
+pub struct Passes {
+    pub following: Following,
+    roots: Roots,
+    fleet: Option<(Places, Arc<LocalFleet>)>,
+    backoff: Backoff,
+    number: u64,
+    started: Timestamp,
+    instances: BTreeMap<InstanceName, InstanceStatus>,
+    nodes: BTreeMap<NodeName, NodeStatus>,
+    watching: Option<String>,
+    last: Option<PassStatus>,
+    shared: Arc<Shared>,
+}
+
+/// How a pass ended, and whether the next one should follow at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub result: PassResult,
+    pub again: bool,
+}
+
+/// What one look showed.
+struct Scene {
+    in_force: Arc<InForce>,
+    fleet: Arc<LocalFleet>,
+    live: Live,
+    record: Arc<FleetRecord>,
+    plan: Plan,
+}
+
+impl Passes {
+    pub fn new(following: Following, roots: Roots, shared: Arc<Shared>) -> Self {
+        Self {
+            following,
+            roots,
+            fleet: None,
+            backoff: Backoff::default(),
+            number: 0,
+            started: clock::now(),
+            instances: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            watching: None,
+            last: None,
+            shared,
+        }
+    }
+
+    /// Takes one pass. Requests that arrive while it acts stop what has not begun and are kept in `waiting`.
+    pub async fn pass(&mut self, requests: &mut mpsc::Receiver<Command>, waiting: &mut VecDeque<Command>) -> Ended {
+        self.number += 1;
+        let begun = clock::now();
+        self.follow(begun).await;
+        let Some(scene) = self.look().await else {
+            return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, false);
+        };
+        if self.following.keep_to_history(&scene.record, begun).await {
+            // What is in force now is another revision than the one that was planned with.
+            let again = self.following.in_force().is_some();
+            return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, again);
+        }
+        self.take_turn(&scene).await;
+        let todo = self.due(&scene.plan, begun);
+        if self.watching.is_some() || todo.steps.is_empty() {
+            let result = self.judge(&scene.plan, &todo);
+            self.settle(&scene, result).await;
+            return self.end(begun, Some(scene), result, Report { results: Vec::new() }, false);
+        }
+        self.publish(Some(&scene));
+        let report = self.act(&scene, &todo, requests, waiting).await;
+        let troubled = self.account(&report, &scene.in_force);
+        let result = if troubled { PassResult::Troubled } else { PassResult::Progress };
+        // Whatever was done, the next look says whether more is to do; what failed waits for its time.
+        let again = report.results.iter().any(|(_, outcome)| outcome.as_ref().is_none_or(|o| o.is_done() || is_unclear(o)));
+        self.end(begun, Some(scene), result, report, again)
+    }
+
+    async fn follow(&mut self, now: Timestamp) {
+        let problem = self.following.problem().cloned();
+        if self.following.follow(now).await {
+            // A new revision may have cured what failed.
+            self.backoff.clear();
+            let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
+            info!(revision, "a new revision is in force");
+        }
+        match (problem, self.following.problem()) {
+            (before, Some(now)) if before.as_ref().is_none_or(|before| before.message != now.message) => {
+                warn!(kind = now.kind.word(), "the source: {}", now.message);
+            }
+            (Some(_), None) => info!("the source is sound again"),
+            (Some(_), Some(_)) | (None, None) | (None, Some(_)) => {}
+        }
+        self.shared.metrics.followed(self.following.problem().map(|problem| problem.kind));
+    }
+
+    async fn look(&mut self) -> Option<Scene> {
+        let in_force = self.following.in_force()?.clone();
+        let fleet = self.fleet_of(&in_force.desired);
+        let live = fleet.observe().await;
+        let record = remembered(&in_force.desired, &live);
+        let plan = plan_unattended(&in_force.desired, &live);
+        self.shared.metrics.planned(&plan);
+        Some(Scene { in_force, fleet, live, record, plan })
+    }
+
+    /// The nodes; kept from pass to pass while they are the same.
+    fn fleet_of(&mut self, desired: &Desired) -> Arc<LocalFleet> {
+        let places = roots::places(desired, &self.roots);
+        match &self.fleet {
+            Some((known, fleet)) if *known == places => Arc::clone(fleet),
+            Some(_) | None => {
+                let fleet = Arc::new(roots::fleet(desired, &places));
+                self.fleet = Some((places, Arc::clone(&fleet)));
+                fleet
+            }
+        }
+    }
+
+    /// Takes the right to act, or gives it back while a person suspended the fleet, so that `apply` may be used then.
+    async fn take_turn(&mut self, scene: &Scene) {
+        let before = self.watching.take();
+        if scene.record.suspended.of_fleet(clock::now()).is_some() {
+            scene.fleet.release();
+            self.watching = Some("nobody: the fleet is suspended".to_owned());
+        } else if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
+            self.watching = Some(held.holder.clone());
+        }
+        if before != self.watching {
+            match &self.watching {
+                Some(holder) => warn!("only watching: the nodes are held by {holder}"),
+                None => info!("acting on the nodes"),
+            }
+        }
+    }
+
+    /// Without what failed a moment ago.
+    fn due(&self, plan: &Plan, now: Timestamp) -> Plan {
+        let mut plan = plan.clone();
+        plan.steps.retain(|step| !self.backoff.waits(&step.subject, now));
+        plan
+    }
+
+    fn judge(&self, plan: &Plan, todo: &Plan) -> PassResult {
+        if self.watching.is_some() {
+            PassResult::Watching
+        } else if plan.is_settled() {
+            PassResult::Settled
+        } else if todo.steps.len() < plan.steps.len() || !plan.unseen.is_empty() {
+            PassResult::Troubled
+        } else {
+            PassResult::Progress
+        }
+    }
+
+    /// Steps run while triggers and requests are heard: a newer revision, or a request, supersedes what has not begun.
+    async fn act(
+        &self,
+        scene: &Scene,
+        todo: &Plan,
+        requests: &mut mpsc::Receiver<Command>,
+        waiting: &mut VecDeque<Command>,
+    ) -> Report {
+        let (stop, stopped) = watch::channel(false);
+        let shared = &self.shared;
+        let revision = scene.in_force.revision.to_string();
+        let listen = Mutex::new(|event: Event<'_>| shared.heard(event, &revision));
+        let work = schedule::run(todo, &*scene.fleet, Pace::default(), &stopped, &listen);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                report = &mut work => return report,
+                () = self.shared.trigger.notified(), if !*stop.borrow() => {
+                    if self.following.has_moved().await {
+                        info!(revision, "a newer revision supersedes what has not begun");
+                        stop.send_replace(true);
+                    }
+                }
+                Some(request) = requests.recv() => {
+                    if !matches!(request.what, What::Sync { .. }) {
+                        stop.send_replace(true);
+                    }
+                    waiting.push_back(request);
+                }
+            }
+        }
+    }
+
+    /// Enters what became of the steps. Gives whether anything failed.
+    fn account(&mut self, report: &Report, in_force: &InForce) -> bool {
+        let mut troubled = false;
+        for (step, outcome) in &report.results {
+            match outcome {
+                Some(outcome @ (Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
+                    troubled = true;
+                    let message = format!("{}: {outcome}", crate::plan::show::step_line(step));
+                    if self.backoff.failed(&step.subject, message.clone(), clock::now()) {
+                        warn!(revision = %in_force.revision, pass = self.number, node = %step.node, "{message}");
+                    }
+                }
+                Some(Outcome::Done | Outcome::AlreadyDone) => {
+                    let more = |(other, outcome): &(Step, Option<Outcome>)| {
+                        other.subject == step.subject && outcome.as_ref().is_none_or(|outcome| !outcome.is_done())
+                    };
+                    if !report.results.iter().any(more) && self.backoff.succeeded(&step.subject) {
+                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", subject(step));
+                    }
+                }
+                Some(Outcome::Pending(_) | Outcome::Conflict(_)) | None => {}
+            }
+        }
+        troubled
+    }
+
+    /// Notes on the nodes that a revision was settled, once.
+    async fn settle(&self, scene: &Scene, result: PassResult) {
+        let revision = scene.in_force.revision.to_string();
+        let known = scene.record.settled.as_ref().is_some_and(|settled| settled.revision == revision);
+        if result != PassResult::Settled || known || scene.record.generation == 0 {
+            return;
+        }
+        let settled = Settled { revision: revision.clone(), at: clock::now() };
+        let done = self
+            .remember(scene, |record| {
+                record.settled = Some(settled);
+                record.accepted = None;
+                record.suspended.tidy(clock::now());
+            })
+            .await;
+        match done {
+            Ok(()) => {
+                info!(revision, pass = self.number, "settled");
+                // The record is read again at once, so that status and metrics say so.
+                self.shared.trigger.notify_one();
+            }
+            Err(why) => warn!(revision, "that it is settled could not be noted: {why}"),
+        }
+    }
+
+    async fn remember(&self, scene: &Scene, change: impl FnOnce(&mut FleetRecord)) -> Result<(), String> {
+        let steps = amend(&scene.in_force.desired, &scene.live, change);
+        let plan = Plan { steps, ..scene.plan.clone() };
+        let quiet = Mutex::new(|_: Event<'_>| {});
+        let report = schedule::run(&plan, &*scene.fleet, Pace::default(), &watch::channel(false).1, &quiet).await;
+        let failed = report.results.iter().find(|(_, outcome)| outcome.as_ref().is_none_or(|outcome| !outcome.is_done()));
+        match failed {
+            None => Ok(()),
+            Some((step, Some(outcome))) => Err(format!("node {}: {outcome}", step.node)),
+            Some((step, None)) => Err(format!("node {}: not begun", step.node)),
+        }
+    }
+
+    fn end(&mut self, begun: Timestamp, scene: Option<Scene>, result: PassResult, report: Report, again: bool) -> Ended {
+        let seconds = clock::now().duration_since(begun).as_secs_f64();
+        let count = |wanted: fn(&Outcome) -> bool| {
+            report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(wanted)).count() as u64
+        };
+        let held = scene.as_ref().map_or(0, |scene| scene.plan.held.len() as u64);
+        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_)));
+        let done = count(|outcome| matches!(outcome, Outcome::Done));
+        self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
+        self.shared.metrics.passed(result, seconds);
+        self.publish(scene.as_ref());
+        Ended { result, again }
+    }
+
+    /// Makes what is known now what `status` and the metrics say.
+    fn publish(&mut self, scene: Option<&Scene>) {
+        let now = clock::now();
+        if let Some(scene) = scene {
+            self.instances = lifecycle::instances(&lifecycle::Scene {
+                desired: &scene.in_force.desired,
+                live: &scene.live,
+                plan: &scene.plan,
+                backoff: &self.backoff,
+                suspended: &scene.record.suspended,
+                before: &self.instances,
+                now,
+            });
+            let instances = &self.instances;
+            self.backoff.keep(|subject| match subject {
+                Subject::Fleet => true,
+                Subject::Instance(name) => instances.contains_key(name),
+            });
+            self.nodes = nodes(&scene.live, &self.nodes, now);
+        }
+        let record = scene.map(|scene| &scene.record);
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            fleet: self.following.in_force().map(|in_force| in_force.desired.fleet.to_string()),
+            started: self.started,
+            source: self.following.status(),
+            settled: record.and_then(|record| record.settled.clone()),
+            watching: self.watching.clone(),
+            suspended: record.and_then(|record| record.suspended.of_fleet(now).cloned()),
+            last_pass: self.last.clone(),
+            next_pass: None,
+            nodes: self.nodes.clone(),
+            instances: self.instances.clone(),
+        };
+        self.shared.publish(status);
+    }
+
+    /// When something is due by itself: a retry, or the end of a suspension.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let ends = self.instances.values().filter_map(|instance| instance.suspended.as_ref().map(|suspension| suspension.until));
+        self.backoff.next().into_iter().chain(ends).min()
+    }
+
+    /// Answers a request between passes. Gives whether a pass should follow at once.
+    pub async fn answer(&mut self, what: What) -> (Result<String, String>, bool) {
+        match what {
+            What::Sync { wait: _ } => (Ok("a pass was taken".to_owned()), false),
+            What::Retry { name } => (self.retry(name), true),
+            What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
+            What::Suspend { name, by, reason, until } => {
+                let suspension = crate::model::record::Suspension { by, reason, since: clock::now(), until };
+                let said = format!("{} suspended until {until}", name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is")));
+                (self.change_record(said, move |record| suspend(&mut record.suspended, name, Some(suspension))).await, true)
+            }
+            What::Resume { name } => {
+                let said = format!("{} not suspended any more", name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is")));
+                (self.change_record(said, move |record| suspend(&mut record.suspended, name, None)).await, true)
+            }
+            What::Accept { revision } => {
+                let said = format!("revision {revision} is accepted");
+                (self.change_record(said, move |record| record.accepted = Some(revision)).await, true)
+            }
+            What::Approve { revision } => {
+                let said = format!("revision {revision} is approved");
+                let approve = move |record: &mut FleetRecord| {
+                    record.approvals.insert(revision);
+                };
+                (self.change_record(said, approve).await, true)
+            }
+        }
+    }
+
+    fn retry(&mut self, name: Option<InstanceName>) -> Result<String, String> {
+        match name {
+            None => {
+                self.backoff.clear();
+                Ok("everything that failed is tried again".to_owned())
+            }
+            Some(name) if self.backoff.succeeded(&Subject::Instance(name.clone())) => Ok(format!("{name} is tried again")),
+            Some(name) => Err(format!("{name} has not failed")),
+        }
+    }
+
+    async fn change_record(&mut self, said: String, change: impl FnOnce(&mut FleetRecord)) -> Result<String, String> {
+        let Some(scene) = self.look().await else {
+            return Err("no revision is in force yet, so the nodes are not known".to_owned());
+        };
+        // A suspended fleet is not held; what the fleet remembers is changed all the same.
+        if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
+            return Err(held.to_string());
+        }
+        self.remember(&scene, change).await.map(|()| said)
+    }
+
+    async fn plan_of(&mut self, reference: &str, json: bool) -> Result<String, String> {
+        let desired = self.following.read_other(reference).await?;
+        let live = self.fleet_of_other(&desired).observe().await;
+        let plan = crate::plan::plan(&desired, &live);
+        let rest = crate::plan::rest(&desired, &live, &plan);
+        let view = crate::plan::show::View { desired: &desired, live: &live, plan: &plan, rest: &rest };
+        if json {
+            serde_json::to_string_pretty(&crate::plan::show::json(&view)).map_err(|error| error.to_string())
+        } else {
+            Ok(crate::plan::show::text(&view))
+        }
+    }
+
+    fn fleet_of_other(&self, desired: &Desired) -> LocalFleet {
+        roots::fleet(desired, &roots::places(desired, &self.roots))
+    }
+}
+
+fn suspend(all: &mut Suspensions, name: Option<InstanceName>, suspension: Option<crate::model::record::Suspension>) {
+    match (name, suspension) {
+        (None, suspension) => all.fleet = suspension,
+        (Some(name), Some(suspension)) => drop(all.instances.insert(name, suspension)),
+        (Some(name), None) => drop(all.instances.remove(&name)),
+    }
+}
+
+/// Does the next look have to say what became of it?
+fn is_unclear(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Pending(_) | Outcome::Conflict(_) => true,
+        Outcome::Done | Outcome::AlreadyDone | Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::NotReached(_) => false,
+    }
+}
+
+fn subject(step: &Step) -> String {
+    match &step.subject {
+        Subject::Fleet => "the fleet's record".to_owned(),
+        Subject::Instance(name) => name.to_string(),
+    }
+}
+
+fn nodes(live: &Live, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
+    let one = |(name, node): (&NodeName, &Observed<_>)| {
+        let (seen, message) = match node {
+            Observed::Seen(_) => (true, None),
+            Observed::Unseen { unseen } => (false, Some(unseen.clone())),
+        };
+        let version = live.seen(name).map(|(_, binary)| binary.version.clone());
+        let since = before.get(name).filter(|before| before.seen == seen).map_or(now, |before| before.since);
+        (name.clone(), NodeStatus { seen, message, version, since })
+    };
+    live.nodes.iter().map(one).collect()
+}
