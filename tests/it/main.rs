@@ -13,6 +13,7 @@
 mod laws;
 mod node;
 mod node_speed;
+mod plans;
 mod problems;
 mod sim;
 mod support;
