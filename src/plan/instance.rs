@@ -12,6 +12,9 @@ use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
 use crate::model::spec::InstanceSpec;
 
+/// What is held where nothing at all can be done about an instance.
+const ANY_CHANGE: &str = "any change";
+
 /// Decides about one name, whatever is known of it.
 pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places<'_>) -> Decision {
     let mut decision = Decision::default();
@@ -84,14 +87,14 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
         return decision.hold(name, "create", HeldReason::NotOffered { what: "an instance on a shard of several nodes" });
     };
     if let Some(reason) = elsewhere(scene, name, node, places) {
-        return decision.hold(name, "converge", reason);
+        return decision.hold(name, ANY_CHANGE, reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
         let why = match scene.live.nodes.get(node) {
             Some(Observed::Unseen { unseen }) => unseen.clone(),
             Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
         };
-        return decision.hold(name, "converge", HeldReason::NodeUnseen { node: node.clone(), why });
+        return decision.hold(name, ANY_CHANGE, HeldReason::NodeUnseen { node: node.clone(), why });
     };
     if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
         return decision.hold(name, "create", HeldReason::NotOurs { node: node.clone(), why: why.clone() });
@@ -100,7 +103,7 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
         Ok(wanted) => wanted,
         Err(refused) => {
             decision.refused.extend(refused);
-            return decision.hold(name, "converge", HeldReason::Refused);
+            return decision.hold(name, ANY_CHANGE, HeldReason::Refused);
         }
     };
     match places.ours.first() {
@@ -188,7 +191,7 @@ fn converge(
         Ok(None) => {
             match scene.desired.shards.get(&instance.shard).map(|shard| scene.ports.for_new(instance, shard, place.node, None)) {
                 Some(Ok(port)) => port,
-                Some(Err(reason)) => return decision.hold(name, "converge", reason),
+                Some(Err(reason)) => return decision.hold(name, ANY_CHANGE, reason),
                 None => return,
             }
         }
@@ -201,10 +204,10 @@ fn converge(
     match &member.server {
         Server::Silent { pid: _, why } => {
             let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };
-            return decision.hold(name, "converge", reason);
+            return decision.hold(name, ANY_CHANGE, reason);
         }
         Server::Up(running) if running.loading => {
-            return decision.hold(name, "converge", HeldReason::Loading { node: place.node.clone() });
+            return decision.hold(name, ANY_CHANGE, HeldReason::Loading { node: place.node.clone() });
         }
         Server::Down { .. } => open::start(scene, decision, name, place, wanted, &spec),
         Server::Locked { .. } => open::reopen(scene, decision, name, place, wanted, &spec),
@@ -212,7 +215,7 @@ fn converge(
             if member.data.folder != Folder::Present {
                 let why = "the data folder of the running server is gone, so its data is only in memory: copy it out \
                            (valkey-cli --rdb) before anything stops it";
-                return decision.hold(name, "converge", HeldReason::DataGone { why: why.to_owned() });
+                return decision.hold(name, ANY_CHANGE, HeldReason::DataGone { why: why.to_owned() });
             }
             acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
             settings::decide(scene, decision, name, place, running, &spec);

@@ -76,11 +76,8 @@ fn each_plan_reads_as_it_should() {
             let file = case.join(known);
             match files.iter().find(|(name, _)| *name == known) {
                 Some((_, text)) if bless => fs::write(&file, text).unwrap(),
-                Some((_, text)) => {
-                    if fs::read_to_string(&file).ok().as_deref() != Some(text) {
-                        different.push(format!("{}:\n{text}", file.display()));
-                    }
-                }
+                Some((_, text)) if fs::read_to_string(&file).ok().as_deref() == Some(text) => {}
+                Some((_, text)) => different.push(format!("{}:\n{text}", file.display())),
                 None if bless && file.exists() => fs::remove_file(&file).unwrap(),
                 None if file.exists() => different.push(format!("{} should not be there", file.display())),
                 None => {}
