@@ -10,6 +10,7 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod contract;
 mod laws;
 mod node;
 mod node_speed;

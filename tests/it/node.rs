@@ -128,12 +128,12 @@ async fn a_killed_server_is_down_and_starts_again() {
 }
 
 /// A client that asks again and again over one connection, and ends when that is closed.
-struct Client {
+pub struct Client {
     process: std::process::Child,
 }
 
 impl Client {
-    fn polling(world: &World) -> Self {
+    pub fn polling(world: &World) -> Self {
         let process = std::process::Command::new("valkey-cli")
             .current_dir(world.file("run"))
             .env("REDISCLI_AUTH", "secret")
