@@ -174,7 +174,7 @@ fn output_buffer_limit(default: &str, value: &str) -> Result<String, ValueError>
 
 /// The order of `keyspaceEventsFlagsToString` in notify.c of 8.0; `A` stands for all of the first ten.
 const ALL_CLASSES: &str = "g$lshzxetd";
-const EVENT_ORDER: &str = "g$lshzxetdKEmn";
+const EVENT_ORDER: &str = "g$lshzxetdnKEm";
 
 fn event_classes(value: &str) -> Result<String, ValueError> {
     let mut given: Vec<char> = value.chars().collect();
@@ -226,8 +226,15 @@ mod tests {
             form("client-output-buffer-limit", &Kind::Text, "replica 256mb 64mb 30"),
             "normal 0 0 0 slave 268435456 67108864 30 pubsub 33554432 8388608 60"
         );
-        for (given, shown) in [("KEA", "AKE"), ("K$lg", "g$lK"), ("KEg$lshzxetd", "AKE"), ("", ""), ("Kn", "Kn"), ("AKm", "AKm")]
-        {
+        for (given, shown) in [
+            ("KEA", "AKE"),
+            ("K$lg", "g$lK"),
+            ("KEg$lshzxetd", "AKE"),
+            ("", ""),
+            ("Kn", "nK"),
+            ("mEKn$", "$nKEm"),
+            ("AKm", "AKm"),
+        ] {
             assert_eq!(form("notify-keyspace-events", &Kind::Text, given), shown);
         }
         assert_eq!(form("latency-tracking-info-percentiles", &Kind::Text, "50.0 99.10"), "50 99.1");

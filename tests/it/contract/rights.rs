@@ -9,7 +9,7 @@ use valkeeper::model::operator::RIGHTS;
 use crate::node::Client;
 use crate::support::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_right_of_the_operator_is_needed() {
     let failed = what_fails_without(None).await;
     assert!(failed.is_empty(), "with all its rights the operator fails to {failed:?}");
@@ -22,7 +22,7 @@ async fn every_right_of_the_operator_is_needed() {
 
 /// The actions that do not succeed when this right is taken from the operator of a running server with a client.
 async fn what_fails_without(right: Option<&str>) -> Vec<&'static str> {
-    let world = World::new().await;
+    let world = World::patient().await;
     let spec = with(&plain(free_port()), &[("appendonly", "yes")]);
     assert!(world.create("a", &spec, app_user()).await.is_done());
     let _client = Client::polling(&world);

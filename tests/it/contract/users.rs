@@ -24,10 +24,10 @@ use crate::support::*;
 /// As many as one ACL file is written with at a time.
 const BATCH: usize = 100;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_random_user_is_kept_as_it_was_predicted() {
     let mut rng = seeded("users");
-    let world = World::new().await;
+    let world = World::patient().await;
     let port = free_port();
     let names = world.look().await.1.acl.clone();
     // Each batch is other rights for the same users: the first goes in by the ACL file, the others by ACL SETUSER.
@@ -35,14 +35,15 @@ async fn a_random_user_is_kept_as_it_was_predicted() {
         let text = fleet_text(port, &(0..BATCH).map(|number| user_text(&mut rng, &names, number)).collect::<String>());
         let desired = parse(&text);
         let mut predicted = WantedUsers::new();
-        for step in plan(&desired, &world.fleet.observe().await).steps {
+        let plan = plan(&desired, &world.fleet.observe().await);
+        for step in plan.steps {
             if let Action::CreateInstance(creation) = step.action {
                 predicted.extend(creation.users.clone());
             } else if let Action::SetUser(change) = step.action {
                 predicted.insert(change.user.clone(), change.wanted.clone());
             }
         }
-        assert!(predicted.len() > BATCH * 9 / 10, "batch {batch} plans only {} users", predicted.len());
+        assert!(predicted.len() > BATCH * 9 / 10, "batch {batch} plans only {} users: {:?}", predicted.len(), plan.held);
         settle(&desired, &world.fleet).await;
         let shown = acl_list(&world).await;
         for (name, wanted) in &predicted {
@@ -57,10 +58,10 @@ async fn a_random_user_is_kept_as_it_was_predicted() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_verdict_on_a_word_is_the_servers() {
     let mut rng = seeded("words");
-    let world = World::new().await;
+    let world = World::patient().await;
     settle(&parse(&fleet_text(free_port(), "")), &world.fleet).await;
     let names = world.look().await.1.acl.clone();
     let mut connection = log_in(&world).await;
