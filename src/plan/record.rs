@@ -59,6 +59,11 @@ impl<'a> Roster<'a> {
         self.changes.insert(instance.clone(), None);
     }
 
+    /// What was entered for an instance that is held after all.
+    pub(super) fn forget(&mut self, instance: &InstanceName) {
+        self.changes.remove(instance);
+    }
+
     pub(super) fn finish(self) -> Option<FleetRecord> {
         if self.changes.is_empty() {
             return None;

@@ -10,12 +10,14 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod contract;
 mod laws;
 mod node;
 mod node_disks;
 mod node_forms;
 mod node_rights;
 mod node_speed;
+mod plans;
 mod problems;
 mod sim;
 mod support;

@@ -118,6 +118,16 @@ impl World {
         world
     }
 
+    /// On a machine that is busy with many of them: nothing here is about time limits.
+    pub async fn patient() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let limits = Limits { look: Duration::from_secs(30), step: Duration::from_secs(60), at_once: 64 };
+        let fleet = fleet_at(&state, &Surroundings { limits, ..surroundings() });
+        fleet.acquire("a test").await.unwrap();
+        Self { folder: Some(folder), state, fleet }
+    }
+
     /// In a folder that somebody else removes.
     pub async fn at(state: &Path) -> Self {
         let fleet = fleet_at(state, &surroundings());
