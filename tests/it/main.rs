@@ -10,11 +10,13 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod cli;
 mod laws;
 mod node;
 mod node_speed;
 mod problems;
 mod sim;
+mod site;
 mod support;
 mod tidy;
 mod world;
