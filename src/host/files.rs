@@ -72,7 +72,7 @@ pub fn read_bounded(path: &Path) -> Result<Option<String>, FileError> {
 /// When the new one cannot be written; the old one is then still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let failed = |error| at("cannot write", path)(error);
-    let folder = path.parent().ok_or_else(|| failed(io::Error::other("it has no folder")))?;
+    let folder = folder_of(path).ok_or_else(|| failed(io::Error::other("it has no folder")))?;
     refuse_link(folder)?;
     let mut new =
         tempfile::Builder::new().prefix(".new-").permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
@@ -92,7 +92,7 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
         return Ok(());
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("cannot make the folder", path))?;
-    path.parent().map_or(Ok(()), sync_folder)
+    folder_of(path).map_or(Ok(()), sync_folder)
 }
 
 /// Moves a file or folder within one file system; nothing happens if it is not there.
@@ -105,8 +105,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !exists(from) => return Ok(()),
         Err(error) => return Err(at("cannot move", from)(error)),
     }
-    from.parent().map_or(Ok(()), sync_folder)?;
-    to.parent().map_or(Ok(()), sync_folder)
+    folder_of(from).map_or(Ok(()), sync_folder)?;
+    folder_of(to).map_or(Ok(()), sync_folder)
 }
 
 /// Is there anything under this name, a dangling link included?
@@ -120,7 +120,7 @@ pub fn exists(path: &Path) -> bool {
 /// When it is there and cannot be removed.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+        Ok(()) => folder_of(path).map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("cannot remove", path)(error)),
     }
@@ -132,10 +132,15 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 /// When it is there and cannot be removed.
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+        Ok(()) => folder_of(path).map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("cannot remove", path)(error)),
     }
+}
+
+/// The folder a path is in; `.` for a bare name.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 /// A rename or a new name is on disk only when its folder is (fsync(2)).
