@@ -17,11 +17,12 @@ use crate::model::plan::{Plan, Subject};
 use crate::plan::show::{self, View, step_line};
 use crate::reconcile::{self, Applied, Authority};
 
-/// Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes could
-/// not be seen
 #[derive(Debug, Args)]
+#[command(after_help = "PATH may also be a plan that `valkeeper plan --out` saved: then that is done and nothing else, unasked.
+
+Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes or servers could \
+not be seen.")]
 pub(crate) struct ApplyArgs {
-    /// The declared state; or, as PATH, a plan that `valkeeper plan --out` saved
     #[command(flatten)]
     pub source: SourceArgs,
     /// Do not ask
@@ -56,10 +57,15 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     } else {
         print_coloured(&show::text(&view));
     }
-    if look.plan.steps.is_empty() {
-        return Ok(end_of(&look.plan));
+    let nothing_to_do = look.plan.steps.is_empty();
+    if nothing_to_do && !reconcile::waits(&look.plan) {
+        let exit = end_of(&look.plan);
+        if args.json {
+            close(&Applied::nothing(look), true);
+        }
+        return Ok(exit);
     }
-    if !confirm::confirm("Apply this?", args.yes || saved.is_some())? {
+    if !confirm::confirm("Apply this?", args.yes || saved.is_some() || nothing_to_do)? {
         println!("Nothing was changed.");
         return Ok(Exit::Error);
     }

@@ -11,9 +11,11 @@ use crate::apply::schedule::{self, Pace};
 use crate::fleet::{Execute as _, Observe as _};
 use crate::model::plan::Plan;
 
-/// The approval is kept in the fleet's record on its nodes; it lets this one revision delete more than
-/// guard.max_deletes, and restart instances that keep nothing on disk
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The approval is kept in the fleet's record on its nodes. It lets this one revision delete more instances than \
+guard.max_deletes, and restart instances that keep nothing on disk."
+)]
 pub(crate) struct ApproveArgs {
     /// The revision, as `plan` shows it
     pub revision: String,

@@ -24,11 +24,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::observe::chain;
 use exit::Exit;
 
 /// GitOps for Valkey on plain Linux hosts: TOML in, plan out, instances and users applied and kept.
 #[derive(Debug, Parser)]
-#[command(name = "valkeeper", version, about, max_term_width = 100)]
+#[command(name = "valkeeper", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,8 +55,8 @@ enum Command {
     HashPassword,
 }
 
-/// Exits with 0 when there is no problem, 1 otherwise
 #[derive(Debug, Args)]
+#[command(after_help = "Exits with 0 when there is no problem, 1 otherwise.")]
 struct CheckArgs {
     /// A TOML file, or a folder of them
     #[arg(default_value = ".")]
@@ -100,7 +101,7 @@ pub fn run() -> ExitCode {
     match exit {
         Ok(exit) => exit.into(),
         Err(error) => {
-            anstream::eprintln!("error: {error:#}");
+            anstream::eprintln!("error: {}", chain(error.as_ref()));
             Exit::Error.into()
         }
     }

@@ -7,8 +7,10 @@ use super::{SourceArgs, live_file, load};
 use crate::fleet::Observe as _;
 use crate::model::live::Observed;
 
-/// Prints no secret: password hashes as short fingerprints, which still compare equal
 #[derive(Debug, Args)]
+#[command(after_help = "Prints no secret: password hashes as short fingerprints, which still compare equal.
+
+Exits with 0 when all nodes were seen, 4 when some could not be, 1 on an error.")]
 pub(crate) struct ObserveArgs {
     #[command(flatten)]
     pub source: SourceArgs,

@@ -12,8 +12,10 @@ use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
 
-/// Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes could not be seen, 1 on an error
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes or servers could not be seen, 1 on an error."
+)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub source: SourceArgs,

@@ -13,8 +13,8 @@ use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Step, Subject};
 use crate::model::size::{show_duration, show_size};
 
-/// Brings the data back as an instance that is down; the next apply starts it as it is declared
 #[derive(Debug, Args)]
+#[command(after_help = "Brings the data back as an instance that is down; the next apply starts it as it is declared.")]
 pub(crate) struct RestoreArgs {
     /// The instance
     pub name: String,
