@@ -11,6 +11,8 @@
 )]
 
 mod cli;
+mod crash;
+mod drift;
 mod laws;
 mod node;
 mod node_speed;

@@ -127,6 +127,12 @@ impl Site {
         assert!(plan.out.ends_with("No changes.\n"), "{}", plan.out);
     }
 
+    /// Nothing is left to do, and something is worth telling.
+    #[track_caller]
+    pub fn settled_with_notes(&self) {
+        self.run(&["plan"]).expect(0).says("Notes:").says("No changes.");
+    }
+
     /// The port that an instance was given, from its config file.
     pub fn port(&self, instance: &str) -> u16 {
         let config = self.read(&format!("state/config/{instance}.conf"));
@@ -142,6 +148,13 @@ impl Site {
         let mut client = Client::to(self.port(instance)).unwrap();
         assert_eq!(client.ask(&format!("AUTH {user} {password}")), "+OK");
         client
+    }
+
+    /// The same, or why it is not let in.
+    pub fn client_or_refusal(&self, instance: &str, user: &str, password: &str) -> Result<Client, String> {
+        let mut client = Client::to(self.port(instance)).map_err(|error| error.to_string())?;
+        let reply = client.ask(&format!("AUTH {user} {password}"));
+        if reply == "+OK" { Ok(client) } else { Err(reply) }
     }
 
     /// A connection with the rights of the operator.
@@ -223,6 +236,16 @@ impl Client {
     #[track_caller]
     pub fn ask(&mut self, words: &str) -> String {
         self.try_ask(words).unwrap_or_else(|| panic!("the connection was closed at {words:?}"))
+    }
+
+    /// Commands in one go, whose replies are all fine.
+    #[track_caller]
+    pub fn ask_many(&mut self, lines: &str, replies: usize) {
+        self.reader.get_mut().write_all(lines.as_bytes()).unwrap();
+        for _ in 0..replies {
+            let reply = self.reply().unwrap();
+            assert!(!reply.starts_with('-'), "{reply}");
+        }
     }
 
     fn reply(&mut self) -> Option<String> {
