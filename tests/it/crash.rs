@@ -147,7 +147,9 @@ fn one_server(site: &Site, name: &str, round: &str) {
     let data = fs::canonicalize(site.path(&format!("state/data/{name}"))).unwrap();
     let servers = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
         let of = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let is_server = of("comm").trim() == "valkey-server" && !of("cmdline").contains("rdb-bgsave") && !of("cmdline").contains("aof-rewrite");
+        let is_server = of("comm").trim() == "valkey-server"
+            && !of("cmdline").contains("rdb-bgsave")
+            && !of("cmdline").contains("aof-rewrite");
         is_server && fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder == data)
     });
     assert_eq!(servers.count(), 1, "{round} {name}");

@@ -132,7 +132,12 @@ fn an_edited_config_file_is_drift() {
 fn an_edited_or_deleted_acl_file_is_drift() {
     let site = site();
     let acl = site.read("state/data/one/users.acl");
-    for text in ["", "nonsense\n", &acl.replace("user app on", "user app off"), &acl.replace("user default off", "user default on nopass")] {
+    for text in [
+        "",
+        "nonsense\n",
+        &acl.replace("user app on", "user app off"),
+        &acl.replace("user default off", "user default on nopass"),
+    ] {
         site.write("state/data/one/users.acl", text);
         repaired(&site).says("ACL file");
     }
@@ -189,7 +194,10 @@ fn whose_rights_shrink_is_closed_and_others_are_not() {
     let site = Site::new(&tables("\"+@all\""));
     site.applied();
     let mut bystander = site.client("one", "bystander", PASSWORD);
-    for change in [tables("\"+@all\", \"-flushall\""), tables("\"+@all\", \"-flushall\"").replacen(&format!(", \"{}\"", hash("second")), "", 1)] {
+    for change in [
+        tables("\"+@all\", \"-flushall\""),
+        tables("\"+@all\", \"-flushall\"").replacen(&format!(", \"{}\"", hash("second")), "", 1),
+    ] {
         let mut clients = [site.client("one", "app", PASSWORD), site.client("one", "app", PASSWORD)];
         site.declare(&change);
         site.run(&["plan"]).expect(2).says("closes 2 connections of user app");
