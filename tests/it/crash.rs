@@ -208,11 +208,11 @@ fn a_kill_at_any_moment_is_healed_by_one_apply() {
         // Half of the kills shall come before an apply like this one has ended.
         longest = (longest + begin.elapsed() * 2).div_f64(2.0).clamp(Duration::from_millis(60), Duration::from_secs(1));
         fleet.check(&format!("round {round}"));
+        fleet.write(random);
         if let Some(name) = fleet.absent.take() {
             // It was deleted: what comes next under the name is new.
             fleet.data.remove(name);
         }
-        fleet.write(random);
         for name in INSTANCES {
             if random.random_bool(0.7) {
                 fleet.wanted.insert(name, Wanted::random(random));
