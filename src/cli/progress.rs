@@ -37,15 +37,17 @@ impl Progress {
                 let line = active.entry(step.subject.clone()).or_insert_with(|| lines.add(spinner()));
                 line.set_message(format!("{}{}", step_line(step), again(attempt)));
             }
-            (Self::Terminal { lines, active }, Event::Ended { step, attempt: _, outcome, took, again: _ }) => {
+            (Self::Terminal { lines, active }, Event::Ended { step, attempt: _, outcome, took, again }) => {
                 if let Some(line) = active.remove(&step.subject) {
                     line.finish_and_clear();
                 }
                 // A terminal that went away is no reason to stop.
-                let _gone = lines.println(ended(step, outcome, took));
+                let _gone = lines.println(ended(step, outcome, took, again));
             }
             (Self::Plain, Event::Begun { .. }) => {}
-            (Self::Plain, Event::Ended { step, outcome, took, .. }) => println!("{}", ended(step, outcome, took)),
+            (Self::Plain, Event::Ended { step, attempt: _, outcome, took, again }) => {
+                println!("{}", ended(step, outcome, took, again));
+            }
             (Self::Json, Event::Begun { step, attempt }) => {
                 println!("{}", json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
             }
@@ -75,8 +77,9 @@ fn again(attempt: u32) -> String {
     if attempt > 1 { format!(", attempt {attempt}") } else { String::new() }
 }
 
-fn ended(step: &Step, outcome: &Outcome, took: Duration) -> String {
-    format!("  {}: {outcome} ({:.1} s)", step_line(step), took.as_secs_f64())
+fn ended(step: &Step, outcome: &Outcome, took: Duration, again: bool) -> String {
+    let again = if again { ", trying again" } else { "" };
+    format!("  {}: {outcome} ({:.1} s{again})", step_line(step), took.as_secs_f64())
 }
 
 /// Prints a plan with colours where the output takes them; the words are the same without.

@@ -133,7 +133,7 @@ impl Execute for LocalFleet {
                 continue;
             }
             let guard = take(layout.root(), &layout.lock(), holder);
-            let guard = guard.map_err(|error| Held { node: name.clone(), holder: explain(&error) })?;
+            let guard = guard.map_err(|error| Held { node: name.clone(), why: chain(&error) })?;
             taken.insert(name.clone(), guard);
         }
         self.guards().extend(taken);
@@ -144,11 +144,4 @@ impl Execute for LocalFleet {
 fn take(root: &Path, lock: &Path, holder: &str) -> Result<Guard, LockError> {
     files::make_folder(root)?;
     lock::acquire(lock, holder)
-}
-
-fn explain(error: &LockError) -> String {
-    match error {
-        LockError::Held(holder) => holder.clone(),
-        LockError::File(error) => format!("nobody, but the right to act cannot be taken: {error}"),
-    }
 }

@@ -50,12 +50,17 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 /// When the node as a whole cannot be seen; trouble of one member is that member's.
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
-    let folders = read(node, |layout| {
+    let processes = Arc::new(Processes::default());
+    let (of_node, of_binary, found) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
+    let folders = read(node, move |layout| {
         let ports_in_use = ports::listening().map_err(LookError::Ports)?;
-        Ok(Folders { names: names(layout)?, records: records(layout)?, set_aside: set_aside(layout)?, ports_in_use })
+        let mut names = names(layout)?;
+        // Servers whose files are all gone have nothing else that names them.
+        let running = found.scan(&of_node, &of_binary).filter_map(|folder| folder.file_name()?.to_str());
+        names.extend(running.filter_map(|name| InstanceName::new(name).ok()));
+        Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)?, ports_in_use })
     })
     .await?;
-    let processes = Arc::new(Processes::default());
     let looks = folders.names.into_iter().map(|name| {
         let (node, binary, processes) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
         // A task of its own, so that reading many replies uses all cores.

@@ -10,6 +10,7 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod bad_input;
 mod cli;
 mod crash;
 mod drift;

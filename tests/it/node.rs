@@ -436,7 +436,7 @@ async fn a_locked_out_operator_is_let_in_again() {
 async fn one_hand_at_a_time() {
     let world = World::new().await;
     let other = fleet_at(&world.state, &surroundings());
-    assert_eq!(other.acquire("another").await.unwrap_err().holder, "a test");
+    assert_eq!(other.acquire("another").await.unwrap_err().why, "it is held by a test");
     let step_without_right = other.observe().await;
     assert!(matches!(step_without_right.nodes.into_values().next(), Some(Observed::Seen(_))));
 }
@@ -453,36 +453,6 @@ async fn looking_at_nothing_makes_nothing() {
     let live = fleet_at(&state, &without).observe().await;
     let Some(Observed::Unseen { unseen }) = live.nodes.into_values().next() else { panic!("no server, no look") };
     assert!(unseen.contains("apt-get install -t bookworm-backports valkey-server"), "{unseen}");
-}
-
-/// A small file system of its own; nothing where this process may not mount one.
-struct Tmpfs {
-    folder: tempfile::TempDir,
-}
-
-impl Tmpfs {
-    fn new(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
-        if mount.status().is_ok_and(|status| status.success()) {
-            return Some(Self { folder });
-        }
-        eprintln!("skipped: a tmpfs cannot be mounted here (it takes root)");
-        None
-    }
-
-    fn read_only(&self) {
-        let mut mount = std::process::Command::new("mount");
-        assert!(mount.args(["-o", "remount,ro"]).arg(self.folder.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        stop_all(self.folder.path());
-        let _left_to_the_machine = std::process::Command::new("umount").arg("-l").arg(self.folder.path()).status();
-    }
 }
 
 #[tokio::test]
@@ -510,5 +480,5 @@ async fn a_read_only_folder_is_seen_and_not_changed() {
     disk.read_only();
     assert!(matches!(world.member("a").await.server, Server::Down { .. }));
     let held = world.fleet.acquire("a test").await.unwrap_err();
-    assert!(held.holder.contains("read-only"), "{held}");
+    assert!(held.why.contains("read-only"), "{held}");
 }

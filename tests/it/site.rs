@@ -72,7 +72,12 @@ fn ports() -> u16 {
 impl Site {
     /// With these tables behind those of the fleet, its node and its shard `a`.
     pub fn new(tables: &str) -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap(), first_port: ports() };
+        Self::below(&std::env::temp_dir(), tables)
+    }
+
+    /// In a folder below this one.
+    pub fn below(folder: &Path, tables: &str) -> Self {
+        let site = Self { folder: tempfile::tempdir_in(folder).unwrap(), first_port: ports() };
         site.declare(tables);
         site
     }
