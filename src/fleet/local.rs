@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::{Execute, Held, Observe};
 use crate::apply::perform::Performer;
+use crate::host::clock::{Deadline, Poll};
 use crate::host::files;
 use crate::host::lock::{self, Guard, LockError};
 use crate::model::live::{Live, Observed};
@@ -18,6 +20,9 @@ use crate::model::name::{FleetName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
 use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
+
+/// How long the right to act is asked for.
+const HOLDER_STAYS: Duration = Duration::from_secs(1);
 
 /// How a node is reached.
 #[derive(Debug, Clone)]
@@ -132,7 +137,7 @@ impl Execute for LocalFleet {
             if self.guards().contains_key(name) {
                 continue;
             }
-            let guard = take(layout.root(), &layout.lock(), holder);
+            let guard = take(layout.root(), &layout.lock(), holder).await;
             let guard = guard.map_err(|error| Held { node: name.clone(), why: chain(&error) })?;
             taken.insert(name.clone(), guard);
         }
@@ -141,7 +146,15 @@ impl Execute for LocalFleet {
     }
 }
 
-fn take(root: &Path, lock: &Path, holder: &str) -> Result<Guard, LockError> {
+/// For a moment after a process was killed, a child that it was about to start may still hold the lock; so a holder is
+/// believed only when it stays.
+async fn take(root: &Path, lock: &Path, holder: &str) -> Result<Guard, LockError> {
     files::make_folder(root)?;
-    lock::acquire(lock, holder)
+    let (end, mut poll) = (Deadline::after(HOLDER_STAYS), Poll::default());
+    loop {
+        match lock::acquire(lock, holder) {
+            Err(LockError::Held(_)) if poll.again(end).await => {}
+            taken => return taken,
+        }
+    }
 }

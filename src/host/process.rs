@@ -1,7 +1,7 @@
 //! Server processes without a supervisor: start one that outlives us, find it again, stop it.
 //!
 //! A process is ours by what it is (its name and its working folder, or that it listens on our socket), never by a number
-//! in a file alone. Never kills: a server that cannot save its data refuses to end, and that is its right.
+//! in a file alone. Never kills one that has data: a server that cannot save it refuses to end, and that is its right.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -126,6 +126,11 @@ impl Handle {
     pub fn open(pid: u32) -> Option<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
         pidfd_open(pid, PidfdFlags::empty()).ok().map(|fd| Self { fd })
+    }
+
+    /// SIGKILL, for a throwaway server that nobody waits for any more. One that is gone already is fine.
+    pub fn kill(self) {
+        let _gone = pidfd_send_signal(&self.fd, Signal::KILL);
     }
 
     /// SIGTERM, then waits until it has ended.

@@ -229,3 +229,32 @@ fn a_kill_at_any_moment_is_healed_by_one_apply() {
     assert!(refused > 0, "nobody ever knocked");
     assert_eq!(served, [""; 0], "a server was open");
 }
+
+fn throwaway_folders(site: &Site) -> Vec<std::path::PathBuf> {
+    fs::read_dir(site.scratch.path()).unwrap().flatten().map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn throwaway_servers_of_a_killed_apply_are_ended_by_the_next() {
+    let site = Site::new(&Wanted::random(&mut StdRng::seed_from_u64(1)).toml("a", false));
+    let mut child = site.command(&["apply", "--yes"]).spawn().unwrap();
+    let begin = Instant::now();
+    while !throwaway_folders(&site).iter().any(|folder| folder.join("s.sock").exists()) {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = throwaway_folders(&site);
+    assert!(!left.is_empty());
+    for folder in &left {
+        // Only what is old is taken for left behind.
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(600);
+        fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
+    }
+    site.applied();
+    assert_eq!(throwaway_folders(&site), [""; 0].map(std::path::PathBuf::from));
+    let root = fs::canonicalize(site.scratch.path()).unwrap();
+    let below = |entry: &fs::DirEntry| fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder.starts_with(&root));
+    assert_eq!(fs::read_dir("/proc").unwrap().flatten().filter(below).count(), 0, "a throwaway server still runs");
+}

@@ -24,6 +24,8 @@ const PORTS: u16 = 40;
 pub struct Site {
     pub folder: TempDir,
     pub first_port: u16,
+    /// Where its throwaway servers have their folders.
+    pub scratch: TempDir,
 }
 
 /// How a command ended.
@@ -77,7 +79,8 @@ impl Site {
 
     /// In a folder below this one.
     pub fn below(folder: &Path, tables: &str) -> Self {
-        let site = Self { folder: tempfile::tempdir_in(folder).unwrap(), first_port: ports() };
+        let (folder, scratch) = (tempfile::tempdir_in(folder).unwrap(), tempfile::tempdir().unwrap());
+        let site = Self { folder, first_port: ports(), scratch };
         site.declare(tables);
         site
     }
@@ -91,7 +94,7 @@ impl Site {
         let head = format!(
             "[fleet]\nname = \"prod\"\n[nodes.here]\nlocal = \"./state\"\n[shards.a]\nnodes = [\"here\"]\nports = \"{first}-{last}\"\n"
         );
-        self.write("fleet.toml", &format!("{head}{tables}"));
+        self.write("fleet.toml", format!("{head}{tables}"));
     }
 
     pub fn write(&self, below: &str, text: impl AsRef<[u8]>) {
@@ -104,7 +107,7 @@ impl Site {
 
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_valkeeper"));
-        command.args(arguments).current_dir(self.folder.path());
+        command.args(arguments).current_dir(self.folder.path()).env("TMPDIR", self.scratch.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -217,6 +220,7 @@ pub fn finish(mut child: Child) -> Ran {
 impl Drop for Site {
     fn drop(&mut self) {
         stop_all(self.folder.path());
+        stop_all(self.scratch.path());
     }
 }
 
