@@ -37,7 +37,6 @@ struct Folders {
     names: BTreeSet<InstanceName>,
     records: BTreeMap<FleetName, Arc<FleetRecord>>,
     set_aside: Vec<SetAside>,
-    ports_in_use: BTreeSet<u16>,
 }
 
 /// The manifest of a set-aside folder; the folder counts when its marker has arrived, which is the last to be moved.
@@ -53,12 +52,11 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     let processes = Arc::new(Processes::default());
     let (of_node, of_binary, found) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
     let folders = read(node, move |layout| {
-        let ports_in_use = ports::listening().map_err(LookError::Ports)?;
         let mut names = names(layout)?;
         // Servers whose files are all gone have nothing else that names them.
         let running = found.scan(&of_node, &of_binary).filter_map(|folder| folder.file_name()?.to_str());
         names.extend(running.filter_map(|name| InstanceName::new(name).ok()));
-        Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)?, ports_in_use })
+        Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)? })
     })
     .await?;
     let looks = folders.names.into_iter().map(|name| {
@@ -71,6 +69,8 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     while let Some(member) = looking.next().await {
         members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
     }
+    // Behind the members: a server that was seen to be down has given its port back by then.
+    let ports_in_use = read(node, |_| ports::listening().map_err(LookError::Ports)).await?;
     let facts = NodeFacts {
         observed_at: clock::now(),
         machine: node.machine.clone(),
@@ -78,7 +78,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
         members,
         records: folders.records,
         set_aside: folders.set_aside,
-        ports_in_use: folders.ports_in_use,
+        ports_in_use,
     };
     Ok((facts, binary.clone()))
 }
@@ -90,7 +90,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
 pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary: &Binary) -> Result<NodeFacts, LookError> {
     let folders = read(node, |layout| {
         let (records, set_aside) = (records(layout)?, set_aside(layout)?);
-        Ok(Folders { names: BTreeSet::new(), records, set_aside, ports_in_use: BTreeSet::new() })
+        Ok(Folders { names: BTreeSet::new(), records, set_aside })
     })
     .await?;
     let mut members = BTreeMap::new();
