@@ -10,6 +10,7 @@ pub mod live_file;
 mod load;
 mod mask;
 mod observe;
+mod out;
 mod plan;
 pub mod problems;
 mod progress;
@@ -18,7 +19,7 @@ mod saved;
 pub mod schema;
 pub mod source;
 
-use std::io::stdout;
+use std::io::{self, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,7 +102,10 @@ pub fn run() -> ExitCode {
     match exit {
         Ok(exit) => exit.into(),
         Err(error) => {
-            anstream::eprintln!("error: {}", chain(error.as_ref()));
+            // Whoever closed the pipe has read enough.
+            if error.downcast_ref().is_none_or(|error: &io::Error| error.kind() != io::ErrorKind::BrokenPipe) {
+                out::complain(format_args!("error: {}\n", chain(error.as_ref())));
+            }
             Exit::Error.into()
         }
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::{SourceArgs, live_file, saved, source};
+use super::{SourceArgs, live_file, out, saved, source};
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
@@ -57,11 +57,11 @@ pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
 
 fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<()> {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&show::json(view))?);
+        out::print(format_args!("{:#}\n", show::json(view)))?;
     } else if args.markdown {
-        print!("{}", show::markdown(view));
+        out::print(show::markdown(view))?;
     } else {
-        super::progress::print_coloured(&show::text(view));
+        out::print(super::progress::coloured(&show::text(view)))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::out;
 use crate::apply::schedule::Event;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
@@ -46,19 +47,16 @@ impl Progress {
             }
             (Self::Plain, Event::Begun { .. }) => {}
             (Self::Plain, Event::Ended { step, attempt: _, outcome, took, again }) => {
-                println!("{}", ended(step, outcome, took, again));
+                out::tell(ended(step, outcome, took, again));
             }
             (Self::Json, Event::Begun { step, attempt }) => {
-                println!("{}", json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
+                out::tell(json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
             }
             (Self::Json, Event::Ended { step, attempt, outcome, took, again }) => {
-                println!(
-                    "{}",
-                    json!({
-                        "event": "ended", "attempt": attempt, "step": identity(step), "outcome": outcome.kind(),
-                        "message": outcome.message(), "seconds": took.as_secs_f64(), "again": again,
-                    })
-                );
+                out::tell(json!({
+                    "event": "ended", "attempt": attempt, "step": identity(step), "outcome": outcome.kind(),
+                    "message": outcome.message(), "seconds": took.as_secs_f64(), "again": again,
+                }));
             }
         }
     }
@@ -82,10 +80,10 @@ fn ended(step: &Step, outcome: &Outcome, took: Duration, again: bool) -> String 
     format!("  {}: {outcome} ({:.1} s{again})", step_line(step), took.as_secs_f64())
 }
 
-/// Prints a plan with colours where the output takes them; the words are the same without.
-pub(super) fn print_coloured(text: &str) {
+/// A plan with colours, for where the output takes them; the words are the same without.
+pub(super) fn coloured(text: &str) -> String {
     use anstyle::{AnsiColor, Style};
-    for line in text.lines() {
+    let styled = text.lines().map(|line| {
         let colour = match line.trim_start().as_bytes() {
             [b'+', b' ', ..] => Some(AnsiColor::Green),
             [b'-', b' ', ..] => Some(AnsiColor::Red),
@@ -94,6 +92,7 @@ pub(super) fn print_coloured(text: &str) {
             _ => None,
         };
         let style = colour.map_or(Style::new(), |colour| Style::new().fg_color(Some(colour.into())));
-        anstream::println!("{style}{line}{style:#}");
-    }
+        format!("{style}{line}{style:#}\n")
+    });
+    styled.collect()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::site::{Client, Ran, Site, finish};
+use crate::site::{Client, Ran, Site, finish, finish_unread};
 use crate::support::signal;
 
 const PASSWORD: &str = "hunter2-and-more";
@@ -173,17 +173,22 @@ fn an_interrupted_apply_says_what_is_left_and_a_second_run_completes_it() {
 #[test]
 fn a_second_apply_learns_who_holds_the_node() {
     let site = Site::new(&many(20));
-    let mut child = site.command(&["apply", "--yes"]).spawn().unwrap();
+    let child = site.command(&["apply", "--yes"]).spawn().unwrap();
     let begin = Instant::now();
     while !site.path("state/instances/n0.toml").exists() {
         assert!(begin.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let second = site.apply();
-    let first_is_over = child.try_wait().unwrap().is_some();
-    let first = finish(child).expect(0);
-    assert!(!first_is_over, "the first apply was too fast to be met: {}", first.out);
-    second.expect(1).says("valkeeper apply (process");
+    signal(child.id(), "-STOP");
+    let refused = [site.apply(), site.run(&["approve", "000000000000"]), site.run(&["plan"])];
+    let holder = format!("valkeeper apply (process {}", child.id());
+    signal(child.id(), "-CONT");
+    finish(child).expect(0);
+    let [apply, approve, plan] = refused;
+    apply.expect(1).says(&holder);
+    approve.expect(1);
+    assert!(matches!(plan.code, Some(0 | 2)), "looking needs no right to act: {}", plan.all());
+    site.settled();
 }
 
 #[test]
@@ -352,4 +357,35 @@ fn servers_outlive_a_killed_apply_and_are_found_again() {
     site.settled();
     assert_eq!(site.pid("n3"), pid, "a server that was made is not made again");
     assert!(Client::to(site.port("n3")).unwrap().ask("PING").contains("NOAUTH"));
+}
+
+/// Runs a command whose output goes to a file that takes nothing.
+fn unheard(site: &Site, arguments: &[&str]) -> Ran {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = site.command(arguments);
+    let status = command.stdout(full()).stderr(full()).status().unwrap();
+    Ran { code: status.code(), out: String::new(), err: String::new() }
+}
+
+#[test]
+fn nobody_listening_is_no_panic_and_stops_no_step() {
+    let site = Site::new(&simple());
+    for arguments in [&["plan"][..], &["plan", "--json"], &["observe"], &["schema"], &["check", "--json"], &["apply", "--yes"]] {
+        unheard(&site, arguments).expect(1);
+        let mut child = site.command(arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        let ran = finish_unread(child);
+        assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    }
+    // What could not be shown was not done.
+    assert!(!site.path("state/instances/one.toml").exists());
+    // A reader that leaves while steps are taken leaves the steps alone.
+    site.declare(&many(8));
+    let mut child = site.command(&["apply", "--yes", "--json"]).spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    drop(reader);
+    finish_unread(child).expect(0);
+    site.settled();
 }

@@ -193,7 +193,19 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, (u64, i64, i64, u64)>) {
 /// Waits for a command to end and gives all that it said.
 #[track_caller]
 pub fn finish(mut child: Child) -> Ran {
-    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let out = child.stdout.take();
+    finish_with(child, out.map(|stream| Box::new(stream) as _))
+}
+
+/// The same for a command whose output nobody reads any more.
+#[track_caller]
+pub fn finish_unread(child: Child) -> Ran {
+    finish_with(child, Some(Box::new(std::io::empty())))
+}
+
+#[track_caller]
+fn finish_with(mut child: Child, out: Option<Box<dyn std::io::Read + Send>>) -> Ran {
+    let err = child.stderr.take();
     let read = |stream: Option<Box<dyn std::io::Read + Send>>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -201,7 +213,7 @@ pub fn finish(mut child: Child) -> Ran {
             String::from_utf8_lossy(&bytes).into_owned()
         })
     };
-    let out = read(out.map(|stream| Box::new(stream) as _));
+    let out = read(out);
     let err = read(err.map(|stream| Box::new(stream) as _));
     let begin = Instant::now();
     let status = loop {
