@@ -97,7 +97,7 @@ fn authority(saved: &Saved, loaded: &Loaded, plan: &Plan, path: &Path) -> Option
     Some(Authority::new(&all))
 }
 
-/// Turns true at the first Ctrl-C or SIGTERM; a second one ends the process at once.
+/// Turns true at the first Ctrl-C, SIGTERM or end of the terminal; a second one ends the process at once.
 fn stop_on_signal() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
@@ -125,10 +125,12 @@ fn stop_on_signal() -> watch::Receiver<bool> {
 
 async fn signalled() -> bool {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return false };
+    let (terminate, hangup) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hangup)) = (terminate, hangup) else { return false };
     tokio::select! {
         result = tokio::signal::ctrl_c() => result.is_ok(),
         received = terminate.recv() => received.is_some(),
+        received = hangup.recv() => received.is_some(),
     }
 }
 

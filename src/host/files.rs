@@ -14,12 +14,12 @@ pub const READ_BYTES_MAX: u64 = 4 << 20;
 
 /// What went wrong with a file, with its path.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} {path}: {}", cure(.source))]
+#[error("{doing} {path}: {}", cure(.error))]
 pub struct FileError {
     pub doing: &'static str,
     pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
+    /// Said in other words above, so it is no cause that would be said again.
+    pub error: io::Error,
 }
 
 /// The error and what helps.
@@ -40,7 +40,7 @@ fn cure(error: &io::Error) -> String {
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
-    move |source| FileError { doing, path, source }
+    move |error| FileError { doing, path, error }
 }
 
 /// Reads a whole text file; nothing if there is none.

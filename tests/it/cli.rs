@@ -151,15 +151,22 @@ fn many(count: usize) -> String {
 
 #[test]
 fn an_interrupted_apply_says_what_is_left_and_a_second_run_completes_it() {
+    for name in ["-INT", "-TERM", "-HUP"] {
+        interrupted(name);
+    }
+}
+
+fn interrupted(name: &str) {
     let site = Site::new(&many(36));
     let mut child = site.command(&["apply", "--yes"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.find(|line| line.as_ref().unwrap().contains(": create (node here): done"));
     assert!(first.is_some());
-    signal(child.id(), "-INT");
+    signal(child.id(), name);
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     let status = child.wait().unwrap();
     let last = rest.last().unwrap();
+    assert!(last.starts_with("Applied: "), "it came to its own end: {last}");
     if status.code() == Some(0) {
         eprintln!("NOT TESTED: all was done before the signal arrived");
         return;
