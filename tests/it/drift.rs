@@ -104,6 +104,19 @@ fn the_operator_removed_by_hand_comes_back_and_the_plan_says_what_that_costs() {
 }
 
 #[test]
+fn an_operator_password_edited_in_the_marker_is_given_to_the_server() {
+    let site = site();
+    let marker = site.read("state/instances/one.toml");
+    site.write("state/instances/one.toml", marker.replace("operator_password = \"", "operator_password = \"x"));
+    repaired(&site).says("restart");
+}
+
+#[test]
+fn a_server_made_a_replica_by_hand_is_a_primary_again() {
+    drift(&["REPLICAOF 127.0.0.1 1"]).says("replicaof: 127.0.0.1 1 -> \"\"");
+}
+
+#[test]
 fn a_declared_user_removed_by_hand_comes_back() {
     let site = site();
     site.operator("one").ask("ACL DELUSER app");
