@@ -10,7 +10,11 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod bad_input;
+mod cli;
 mod contract;
+mod crash;
+mod drift;
 mod laws;
 mod node;
 mod node_disks;
@@ -20,6 +24,7 @@ mod node_speed;
 mod plans;
 mod problems;
 mod sim;
+mod site;
 mod support;
 mod tidy;
 mod world;
