@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::{compare, median, timed};
+use support::{compare, median, processor_time, timed};
 use valkeeper::cli::source;
 use valkeeper::desired::{self, Secrets, Source};
 
@@ -32,12 +32,16 @@ fn main() {
     let bytes: usize = sources.iter().map(|source| source.text.len()).sum();
     println!("{INSTANCES} instances with 3 users each: {} files, {:.1} MiB of TOML", sources.len(), bytes as f64 / 1_048_576.0);
     let (mut commands, mut wholes, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut processor = Vec::new();
     for _ in 0..ROUNDS {
+        let before = processor_time();
         commands.push(timed(|| check_as_a_process(folder.path())).1);
+        processor.push(processor_time() - before);
         wholes.push(timed(|| read_and_check(folder.path())).1);
         floors.push(timed(|| untyped(&sources)).1);
     }
-    println!("valkeeper check, the whole process: {:.3} s (target below 3 s)", median(&commands).as_secs_f64());
+    let (took, worked) = (median(&commands).as_secs_f64(), median(&processor).as_secs_f64());
+    println!("valkeeper check, the whole process: {took:.2} s, of processor time {worked:.2} s (target below 3 s)");
     compare("read, parse and check", &wholes, "the toml crate alone, as many threads", &floors, "none; below 3 s");
 }
 

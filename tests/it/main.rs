@@ -12,7 +12,6 @@
 
 mod laws;
 mod node;
-mod node_speed;
 mod problems;
 mod sim;
 mod support;
