@@ -12,6 +12,7 @@
 
 mod laws;
 mod node;
+mod pages;
 mod problems;
 mod sim;
 mod support;
