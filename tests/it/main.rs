@@ -20,7 +20,7 @@ mod node;
 mod node_disks;
 mod node_forms;
 mod node_rights;
-mod node_speed;
+mod pages;
 mod plans;
 mod problems;
 mod sim;
