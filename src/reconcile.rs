@@ -44,6 +44,13 @@ pub struct Applied {
     pub interrupted: bool,
 }
 
+impl Applied {
+    /// Before anything was done.
+    pub fn nothing(look: Look) -> Self {
+        Self { look, done: Vec::new(), failed: BTreeMap::new(), beyond: None, interrupted: false }
+    }
+}
+
 /// How long servers that load their data, or unfinished rewrites, are waited for without any progress.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks while waiting.
@@ -60,7 +67,7 @@ pub async fn settle<F: Observe + Execute>(
     stop: &watch::Receiver<bool>,
     on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
 ) -> Applied {
-    let mut applied = Applied { look: first, done: Vec::new(), failed: BTreeMap::new(), beyond: None, interrupted: false };
+    let mut applied = Applied::nothing(first);
     let (mut waited, mut idle) = (Duration::ZERO, 0);
     loop {
         let todo = without_failed(&applied.look.plan, &applied.failed);
@@ -102,7 +109,7 @@ async fn pause(stop: &watch::Receiver<bool>) -> Duration {
 }
 
 /// Does time alone bring something new?
-fn waits(plan: &Plan) -> bool {
+pub fn waits(plan: &Plan) -> bool {
     plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. }))
 }
 

@@ -9,19 +9,20 @@ use tokio::sync::watch;
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::progress::{Progress, print_coloured};
+use super::progress::{Progress, coloured};
 use super::saved::{self, Saved};
-use super::{SourceArgs, confirm, plan};
+use super::{SourceArgs, confirm, out, plan};
 use crate::fleet::Execute as _;
 use crate::model::plan::{Plan, Subject};
 use crate::plan::show::{self, Authority, View, step_line};
 use crate::reconcile::{self, Applied};
 
-/// Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes could
-/// not be seen
 #[derive(Debug, Args)]
+#[command(after_help = "PATH may also be a plan that `valkeeper plan --out` saved: then that is done and nothing else, unasked.
+
+Exits with 0 when settled, 1 on an error or when something is left, 3 when a saved plan is stale, 4 when some nodes or servers could \
+not be seen.")]
 pub(crate) struct ApplyArgs {
-    /// The declared state; or, as PATH, a plan that `valkeeper plan --out` saved
     #[command(flatten)]
     pub source: SourceArgs,
     /// Do not ask
@@ -52,15 +53,20 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     let rest = crate::plan::rest(&loaded.desired, &look.live, &look.plan);
     let view = View { desired: &loaded.desired, live: &look.live, plan: &look.plan, rest: &rest };
     if args.json {
-        println!("{}", json!({ "event": "plan", "plan": show::json(&view) }));
+        out::print(format_args!("{}\n", json!({ "event": "plan", "plan": show::json(&view) })))?;
     } else {
-        print_coloured(&show::text(&view));
+        out::print(coloured(&show::text(&view)))?;
     }
-    if look.plan.steps.is_empty() {
-        return Ok(end_of(&look.plan));
+    let nothing_to_do = look.plan.steps.is_empty();
+    if nothing_to_do && !reconcile::waits(&look.plan) {
+        let exit = end_of(&look.plan);
+        if args.json {
+            close(&Applied::nothing(look), true);
+        }
+        return Ok(exit);
     }
-    if !confirm::confirm("Apply this?", args.yes || saved.is_some())? {
-        println!("Nothing was changed.");
+    if !confirm::confirm("Apply this?", args.yes || saved.is_some() || nothing_to_do)? {
+        out::tell("Nothing was changed.");
         return Ok(Exit::Error);
     }
     let progress = Mutex::new(Progress::new(args.json));
@@ -78,7 +84,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
 /// What a saved plan allows, if what it was made from has not moved.
 fn authority(saved: &Saved, loaded: &Loaded, plan: &Plan, path: &Path) -> Option<Authority> {
     let stale = |what: &str| {
-        anstream::eprintln!("error: {} is stale: {what}; plan again", path.display());
+        out::complain(format_args!("error: {} is stale: {what}; plan again\n", path.display()));
         None
     };
     if saved.revision != loaded.desired.revision || saved.fleet != loaded.desired.fleet.as_str() {
@@ -91,7 +97,7 @@ fn authority(saved: &Saved, loaded: &Loaded, plan: &Plan, path: &Path) -> Option
     Some(Authority::new(&all))
 }
 
-/// Turns true at the first Ctrl-C or SIGTERM; a second one ends the process at once.
+/// Turns true at the first Ctrl-C, SIGTERM or end of the terminal; a second one ends the process at once.
 fn stop_on_signal() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
@@ -108,7 +114,7 @@ fn stop_on_signal() -> watch::Receiver<bool> {
                 std::process::exit(130);
             }
             asked = true;
-            anstream::eprintln!("finishing the steps under way; again to stop at once (applying again completes what is left)");
+            out::complain("finishing the steps under way; again to stop at once (applying again completes what is left)\n");
             if sender.send(true).is_err() {
                 return;
             }
@@ -119,10 +125,12 @@ fn stop_on_signal() -> watch::Receiver<bool> {
 
 async fn signalled() -> bool {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return false };
+    let (terminate, hangup) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hangup)) = (terminate, hangup) else { return false };
     tokio::select! {
         result = tokio::signal::ctrl_c() => result.is_ok(),
         received = terminate.recv() => received.is_some(),
+        received = hangup.recv() => received.is_some(),
     }
 }
 
@@ -132,38 +140,35 @@ fn close(applied: &Applied, as_json: bool) {
         let failed = applied.failed.values().map(
             |(step, outcome)| json!({ "step": show::identity(step), "outcome": outcome.kind(), "message": outcome.message() }),
         );
-        println!(
-            "{}",
-            json!({
-                "event": "finished", "done": applied.done.len(), "failed": failed.collect::<Vec<_>>(),
-                "left": plan.steps.len(), "interrupted": applied.interrupted, "settled": plan.is_settled(),
-                "held": plan.held.iter().map(|held| json!({
-                    "instance": held.instance, "what": held.what, "message": show::held_reason(&held.reason),
-                })).collect::<Vec<_>>(),
-            })
-        );
+        out::tell(json!({
+            "event": "finished", "done": applied.done.len(), "failed": failed.collect::<Vec<_>>(),
+            "left": plan.steps.len(), "interrupted": applied.interrupted, "settled": plan.is_settled(),
+            "held": plan.held.iter().map(|held| json!({
+                "instance": held.instance, "what": held.what, "message": show::held_reason(&held.reason),
+            })).collect::<Vec<_>>(),
+        }));
         return;
     }
     for (step, outcome) in applied.failed.values() {
-        println!("! {}: {outcome}", step_line(step));
+        out::tell(format_args!("! {}: {outcome}", step_line(step)));
     }
     if let Some(step) = &applied.beyond {
-        println!("! the saved plan does not allow: {}", step_line(step));
+        out::tell(format_args!("! the saved plan does not allow: {}", step_line(step)));
     }
     for held in &plan.held {
-        println!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason));
+        out::tell(format_args!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason)));
     }
     for (node, why) in &plan.unseen {
-        println!("! node {node}: {why}");
+        out::tell(format_args!("! node {node}: {why}"));
     }
     let left = plan.steps.iter().filter(|step| step.subject != Subject::Fleet).count();
     let stopped = if applied.interrupted { " Stopped; applying again completes it." } else { "" };
-    println!(
+    out::tell(format_args!(
         "Applied: {} done, {} failed, {left} left, {} held.{stopped}",
         applied.done.len(),
         applied.failed.len(),
         plan.held.len()
-    );
+    ));
 }
 
 fn exit(applied: &Applied) -> Exit {

@@ -6,14 +6,16 @@ use clap::Args;
 use tokio::sync::watch;
 
 use super::exit::Exit;
-use super::{SourceArgs, load};
+use super::{SourceArgs, load, out};
 use crate::apply::schedule::{self, Pace};
 use crate::fleet::{Execute as _, Observe as _};
 use crate::model::plan::Plan;
 
-/// The approval is kept in the fleet's record on its nodes; it lets this one revision delete more than
-/// guard.max_deletes, and restart instances that keep nothing on disk
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The approval is kept in the fleet's record on its nodes. It lets this one revision delete more instances than \
+guard.max_deletes, and restart instances that keep nothing on disk."
+)]
 pub(crate) struct ApproveArgs {
     /// The revision, as `plan` shows it
     pub revision: String,
@@ -48,6 +50,6 @@ pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
         let outcome = outcome.as_ref().map_or_else(|| "not begun".to_owned(), ToString::to_string);
         anyhow::ensure!(done, "the approval could not be written on node {}: {outcome}", step.node);
     }
-    println!("Revision {} of fleet {} is approved.", desired.revision, desired.fleet);
+    out::tell(format_args!("Revision {} of fleet {} is approved.", desired.revision, desired.fleet));
     Ok(Exit::Ok)
 }

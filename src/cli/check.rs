@@ -1,6 +1,5 @@
 //! `valkeeper check`: is the text sound? Reaches no node and reads no secret.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use super::problems::{self, count};
 use super::source::{self, ReadError};
 use crate::desired::{self, Problem, Secrets, Source};
 use crate::model::desired::Desired;
+use crate::observe::chain;
 
 /// Checks the text at `path`. Gives whether it is sound. Problems go to `err`, or as JSON to `out`; what goes to `err` may
 /// be coloured, so let it be a stream of `anstream`.
@@ -69,18 +69,6 @@ impl Failure {
             Self::Unsound { problems, sources } => problems::to_json(problems, sources),
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn summary(desired: &Desired) -> String {

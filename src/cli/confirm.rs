@@ -4,7 +4,9 @@ use std::io::{IsTerminal as _, stdin};
 
 use anyhow::{Context as _, bail};
 
-/// Asks, unless `yes` was given.
+use super::out;
+
+/// Asks, unless `yes` was given. A plain line is read: the terminal stays as it is, whatever signal ends the wait.
 ///
 /// # Errors
 /// Without a terminal there is nobody to ask.
@@ -15,5 +17,8 @@ pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("there is no terminal to ask on: read the plan, then run this again with --yes");
     }
-    dialoguer::Confirm::new().with_prompt(question).default(false).interact().context("the question could not be asked")
+    out::print(format_args!("{question} [y/N] "))?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).context("the answer could not be read")?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

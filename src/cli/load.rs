@@ -6,8 +6,8 @@ use anyhow::Context as _;
 
 use super::SourceArgs;
 use super::check::Failure;
-use super::problems;
 use super::source::{self, Roots};
+use super::{out, problems};
 use crate::desired::{self, Secrets, Source, refusals_to_problems};
 use crate::fleet::local::{LocalFleet, Place, ssh_is_not_offered};
 use crate::model::desired::{Desired, Reach};
@@ -44,7 +44,7 @@ fn read(args: &SourceArgs, secrets: impl FnOnce(&desired::Read) -> Secrets) -> a
             }
         }
     };
-    anstream::eprint!("{}", failure.render(true));
+    out::complain(failure.render(true));
     Ok(None)
 }
 
@@ -55,7 +55,8 @@ pub(super) fn refused(loaded: &Loaded, plan: &Plan) -> bool {
     }
     let found = refusals_to_problems(&plan.refused);
     let count = problems::count(found.len(), "problem");
-    anstream::eprint!("{}{count}; nothing was changed\n", problems::render(&found, &loaded.sources, true));
+    let shown = problems::render(&found, &loaded.sources, true);
+    out::complain(format_args!("{shown}{count}; nothing was changed\n"));
     true
 }
 

@@ -10,6 +10,7 @@ pub mod live_file;
 mod load;
 mod mask;
 mod observe;
+mod out;
 mod plan;
 pub mod problems;
 mod progress;
@@ -18,17 +19,18 @@ mod saved;
 pub mod schema;
 pub mod source;
 
-use std::io::stdout;
+use std::io::{self, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::observe::chain;
 use exit::Exit;
 
 /// GitOps for Valkey on plain Linux hosts: TOML in, plan out, instances and users applied and kept.
 #[derive(Debug, Parser)]
-#[command(name = "valkeeper", version, about, max_term_width = 100)]
+#[command(name = "valkeeper", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,8 +56,8 @@ enum Command {
     HashPassword,
 }
 
-/// Exits with 0 when there is no problem, 1 otherwise
 #[derive(Debug, Args)]
+#[command(after_help = "Exits with 0 when there is no problem, 1 otherwise.")]
 struct CheckArgs {
     /// A TOML file, or a folder of them
     #[arg(default_value = ".")]
@@ -100,7 +102,10 @@ pub fn run() -> ExitCode {
     match exit {
         Ok(exit) => exit.into(),
         Err(error) => {
-            anstream::eprintln!("error: {error:#}");
+            // Whoever closed the pipe has read enough.
+            if error.downcast_ref().is_none_or(|error: &io::Error| error.kind() != io::ErrorKind::BrokenPipe) {
+                out::complain(format_args!("error: {}\n", chain(error.as_ref())));
+            }
             Exit::Error.into()
         }
     }

@@ -7,13 +7,15 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::{SourceArgs, live_file, saved, source};
+use super::{SourceArgs, live_file, out, saved, source};
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
 
-/// Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes could not be seen, 1 on an error
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes or servers could not be seen, 1 on an error."
+)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub source: SourceArgs,
@@ -55,11 +57,11 @@ pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
 
 fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<()> {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&show::json(view))?);
+        out::print(format_args!("{:#}\n", show::json(view)))?;
     } else if args.markdown {
-        print!("{}", show::markdown(view));
+        out::print(show::markdown(view))?;
     } else {
-        super::progress::print_coloured(&show::text(view));
+        out::print(super::progress::coloured(&show::text(view)))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::out;
 use crate::apply::schedule::Event;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
@@ -37,26 +38,25 @@ impl Progress {
                 let line = active.entry(step.subject.clone()).or_insert_with(|| lines.add(spinner()));
                 line.set_message(format!("{}{}", step_line(step), again(attempt)));
             }
-            (Self::Terminal { lines, active }, Event::Ended { step, attempt: _, outcome, took, again: _ }) => {
+            (Self::Terminal { lines, active }, Event::Ended { step, attempt: _, outcome, took, again }) => {
                 if let Some(line) = active.remove(&step.subject) {
                     line.finish_and_clear();
                 }
                 // A terminal that went away is no reason to stop.
-                let _gone = lines.println(ended(step, outcome, took));
+                let _gone = lines.println(ended(step, outcome, took, again));
             }
             (Self::Plain, Event::Begun { .. }) => {}
-            (Self::Plain, Event::Ended { step, outcome, took, .. }) => println!("{}", ended(step, outcome, took)),
+            (Self::Plain, Event::Ended { step, attempt: _, outcome, took, again }) => {
+                out::tell(ended(step, outcome, took, again));
+            }
             (Self::Json, Event::Begun { step, attempt }) => {
-                println!("{}", json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
+                out::tell(json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
             }
             (Self::Json, Event::Ended { step, attempt, outcome, took, again }) => {
-                println!(
-                    "{}",
-                    json!({
-                        "event": "ended", "attempt": attempt, "step": identity(step), "outcome": outcome.kind(),
-                        "message": outcome.message(), "seconds": took.as_secs_f64(), "again": again,
-                    })
-                );
+                out::tell(json!({
+                    "event": "ended", "attempt": attempt, "step": identity(step), "outcome": outcome.kind(),
+                    "message": outcome.message(), "seconds": took.as_secs_f64(), "again": again,
+                }));
             }
         }
     }
@@ -75,14 +75,15 @@ fn again(attempt: u32) -> String {
     if attempt > 1 { format!(", attempt {attempt}") } else { String::new() }
 }
 
-fn ended(step: &Step, outcome: &Outcome, took: Duration) -> String {
-    format!("  {}: {outcome} ({:.1} s)", step_line(step), took.as_secs_f64())
+fn ended(step: &Step, outcome: &Outcome, took: Duration, again: bool) -> String {
+    let again = if again { ", trying again" } else { "" };
+    format!("  {}: {outcome} ({:.1} s{again})", step_line(step), took.as_secs_f64())
 }
 
-/// Prints a plan with colours where the output takes them; the words are the same without.
-pub(super) fn print_coloured(text: &str) {
+/// A plan with colours, for where the output takes them; the words are the same without.
+pub(super) fn coloured(text: &str) -> String {
     use anstyle::{AnsiColor, Style};
-    for line in text.lines() {
+    let styled = text.lines().map(|line| {
         let colour = match line.trim_start().as_bytes() {
             [b'+', b' ', ..] => Some(AnsiColor::Green),
             [b'-', b' ', ..] => Some(AnsiColor::Red),
@@ -91,6 +92,7 @@ pub(super) fn print_coloured(text: &str) {
             _ => None,
         };
         let style = colour.map_or(Style::new(), |colour| Style::new().fg_color(Some(colour.into())));
-        anstream::println!("{style}{line}{style:#}");
-    }
+        format!("{style}{line}{style:#}\n")
+    });
+    styled.collect()
 }

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::exit::Exit;
-use super::{SourceArgs, confirm, load};
+use super::{SourceArgs, confirm, load, out};
 use crate::fleet::{Execute as _, Observe as _};
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure};
@@ -13,8 +13,8 @@ use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Step, Subject};
 use crate::model::size::{show_duration, show_size};
 
-/// Brings the data back as an instance that is down; the next apply starts it as it is declared
 #[derive(Debug, Args)]
+#[command(after_help = "Brings the data back as an instance that is down; the next apply starts it as it is declared.")]
 pub(crate) struct RestoreArgs {
     /// The instance
     pub name: String,
@@ -41,7 +41,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<Exit> {
         bail!("no data of an instance {name} is set aside on the nodes that were seen");
     }
     for (node, data) in &kept {
-        println!("{}", line(&loaded.desired, &live, node, data));
+        out::print(format_args!("{}\n", line(&loaded.desired, &live, node, data)))?;
     }
     if args.list {
         return Ok(Exit::Ok);
@@ -65,7 +65,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<Exit> {
     };
     let outcome = fleet.perform(&step).await;
     anyhow::ensure!(outcome.is_done(), "{}: {outcome}", crate::plan::show::step_line(&step));
-    println!("Instance {name} is back and down; \"valkeeper apply\" starts it.");
+    out::tell(format_args!("Instance {name} is back and down; \"valkeeper apply\" starts it."));
     Ok(Exit::Ok)
 }
 

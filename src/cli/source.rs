@@ -201,7 +201,11 @@ pub fn local_folder(written: &str, roots: &Roots) -> Result<PathBuf, String> {
     let path = tidy(&root.join(written)).filter(|path| path.starts_with(&root)).ok_or_else(escapes)?;
     // Links are followed as far as the path exists; what does not exist yet cannot be a link.
     let existing = path.ancestors().find(|part| part.symlink_metadata().is_ok()).unwrap_or(&root);
-    let resolved = existing.canonicalize().map_err(|error| failed(existing, &error))?;
+    let dangles = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && existing.is_symlink();
+    let resolved = existing.canonicalize().map_err(|error| match dangles(&error) {
+        true => format!("{} is a symbolic link that leads nowhere: put the real folder in its place", existing.display()),
+        false => failed(existing, &error),
+    })?;
     if !resolved.starts_with(&root) {
         return Err(escapes());
     }

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::{Execute, Held, Observe};
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
+use crate::host::clock::{Deadline, Poll};
 use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
@@ -20,6 +22,9 @@ use crate::model::name::{FleetName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
 use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
+
+/// How long the right to act is asked for.
+const HOLDER_STAYS: Duration = Duration::from_secs(1);
 
 /// How a node is reached.
 #[derive(Debug, Clone)]
@@ -152,9 +157,9 @@ impl Execute for LocalFleet {
                 continue;
             }
             let layout = &performer.node().layout;
-            let right = match take(layout, holder) {
+            let right = match take(layout, holder).await {
                 Ok(guard) => Ok(guard),
-                Err(LockError::Held(holder)) => return Err(Held { node: name.clone(), holder }),
+                Err(error @ LockError::Held(_)) => return Err(Held { node: name.clone(), why: chain(&error) }),
                 // A folder that cannot be written holds up only its own node: every step on it says why.
                 Err(LockError::File(error)) => Err(error.to_string()),
             };
@@ -165,9 +170,19 @@ impl Execute for LocalFleet {
     }
 }
 
-fn take(layout: &Layout, holder: &str) -> Result<Guard, LockError> {
+/// For a moment after a process was killed, a child that it was about to start may still hold the lock; so a holder is
+/// believed only when it stays.
+async fn take(layout: &Layout, holder: &str) -> Result<Guard, LockError> {
     files::make_folder(layout.root())?;
-    let guard = lock::acquire(&layout.lock(), holder)?;
-    set_aside::sweep(layout);
-    Ok(guard)
+    let (end, mut poll) = (Deadline::after(HOLDER_STAYS), Poll::default());
+    loop {
+        match lock::acquire(&layout.lock(), holder) {
+            Err(LockError::Held(_)) if poll.again(end).await => {}
+            Err(error) => return Err(error),
+            Ok(guard) => {
+                set_aside::sweep(layout);
+                return Ok(guard);
+            }
+        }
+    }
 }

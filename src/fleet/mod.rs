@@ -25,10 +25,10 @@ pub trait Execute: Sync {
     fn acquire(&self, holder: &str) -> impl Future<Output = Result<(), Held>> + Send;
 }
 
-/// Somebody else has the right to act.
+/// There is no right to act: somebody else has it, or the node cannot be written to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("node {node} is being changed by {holder}")]
+#[error("node {node} cannot be changed now: {why}")]
 pub struct Held {
     pub node: NodeName,
-    pub holder: String,
+    pub why: String,
 }

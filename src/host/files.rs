@@ -14,12 +14,12 @@ pub const READ_BYTES_MAX: u64 = 4 << 20;
 
 /// What went wrong with a file, with its path.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} {path}: {}", cure(.source))]
+#[error("{doing} {path}: {}", cure(.error))]
 pub struct FileError {
     pub doing: &'static str,
     pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
+    /// Said in other words above, so it is no cause that would be said again.
+    pub error: io::Error,
 }
 
 /// The error and what helps.
@@ -40,7 +40,7 @@ fn cure(error: &io::Error) -> String {
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
-    move |source| FileError { doing, path, source }
+    move |error| FileError { doing, path, error }
 }
 
 /// Reads a whole text file; nothing if there is none.
@@ -84,7 +84,7 @@ pub fn sweep_new(folder: &Path) {
 /// When the new one cannot be written; the old one is then still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let failed = |error| at("cannot write", path)(error);
-    let folder = path.parent().ok_or_else(|| failed(io::Error::other("it has no folder")))?;
+    let folder = folder_of(path).ok_or_else(|| failed(io::Error::other("it has no folder")))?;
     refuse_link(folder)?;
     let mut new =
         tempfile::Builder::new().prefix(NEW).permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
@@ -104,7 +104,7 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
         return Ok(());
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("cannot make the folder", path))?;
-    path.parent().map_or(Ok(()), sync_folder)
+    folder_of(path).map_or(Ok(()), sync_folder)
 }
 
 /// Moves a file or folder within one file system; nothing happens if it is not there.
@@ -117,8 +117,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !exists(from) => return Ok(()),
         Err(error) => return Err(at("cannot move", from)(error)),
     }
-    from.parent().map_or(Ok(()), sync_folder)?;
-    to.parent().map_or(Ok(()), sync_folder)
+    folder_of(from).map_or(Ok(()), sync_folder)?;
+    folder_of(to).map_or(Ok(()), sync_folder)
 }
 
 /// Is there anything under this name, a dangling link included?
@@ -132,7 +132,7 @@ pub fn exists(path: &Path) -> bool {
 /// When it is there and cannot be removed.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+        Ok(()) => folder_of(path).map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("cannot remove", path)(error)),
     }
@@ -144,10 +144,15 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 /// When it is there and cannot be removed.
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+        Ok(()) => folder_of(path).map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("cannot remove", path)(error)),
     }
+}
+
+/// The folder a path is in; `.` for a bare name.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 /// A rename or a new name is on disk only when its folder is (fsync(2)).

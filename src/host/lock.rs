@@ -33,7 +33,7 @@ pub enum LockError {
 /// # Errors
 /// Who holds it, if somebody does.
 pub fn acquire(path: &Path, holder: &str) -> Result<Guard, LockError> {
-    let failed = |source| FileError { doing: "cannot lock", path: path.to_owned(), source };
+    let failed = |error| FileError { doing: "cannot lock", path: path.to_owned(), error };
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags);

@@ -1,8 +1,7 @@
 //! Server processes without a supervisor: start one that outlives us, find it again, stop it.
 //!
 //! A process is ours by what it is (its name and its working folder, or that it listens on our socket), never by a number
-//! in a file alone. Never kills one that
-//! has data: a server that cannot save it refuses to end, and that is its right.
+//! in a file alone. Never kills one that has data: a server that cannot save it refuses to end, and that is its right.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

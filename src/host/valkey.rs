@@ -23,7 +23,7 @@ pub enum ValkeyError {
     Refused,
     #[error("its socket cannot be used")]
     Io(#[source] io::Error),
-    #[error("it did not answer within {0:?}")]
+    #[error("it did not answer within {:.1} s", .0.as_secs_f64())]
     Timeout(Duration),
     #[error("it closed the connection")]
     Gone,

@@ -194,6 +194,25 @@ impl Action {
         }
     }
 
+    /// What it does, for people: `change settings, restart`.
+    pub fn imperative(&self) -> String {
+        match self {
+            Self::WriteRecord(_) => "write the fleet record".to_owned(),
+            Self::CreateInstance(_) => "create".to_owned(),
+            Self::StartInstance(_) => "start".to_owned(),
+            Self::ReopenInstance(_) => "restart to let the operator in".to_owned(),
+            Self::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
+            Self::ChangeInstance(_) => "change settings".to_owned(),
+            Self::SetUser(change) => format!("set user {}", change.user),
+            Self::RemoveUser { user, before: _ } => format!("remove user {user}"),
+            Self::SaveUsers { .. } => "save users".to_owned(),
+            Self::Mark(_) => "update the marker".to_owned(),
+            Self::DeleteInstance { .. } => "delete".to_owned(),
+            Self::Purge { uid } => format!("purge the data set aside as {uid}"),
+            Self::Restore { uid } => format!("restore the data set aside as {uid}"),
+        }
+    }
+
     /// A short name for logs and JSON.
     pub fn kind(&self) -> &'static str {
         match self {

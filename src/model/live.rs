@@ -101,6 +101,7 @@ pub struct MemberFacts {
     pub marker: Marker,
     pub server: Server,
     pub data: DataFacts,
+    #[serde(default)]
     pub spec: Twin<InstanceSpec>,
     /// Every user found, `default` and the operator included.
     #[serde(default)]
@@ -138,12 +139,16 @@ pub struct Running {
     pub pid: u32,
     pub version: String,
     /// Still reading its data: it answers INFO only.
+    #[serde(default)]
     pub loading: bool,
     /// It follows another server.
+    #[serde(default)]
     pub replica: bool,
     pub used_memory_bytes: u64,
     /// An AOF rewrite runs or is due.
+    #[serde(default)]
     pub aof_rewriting: bool,
+    #[serde(default)]
     pub connections: Connections,
 }
 

@@ -23,6 +23,7 @@ pub struct Marker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantName>,
     /// Refuses deletion, also when the block is gone from the TOML.
+    #[serde(default)]
     pub protect: bool,
     /// Of the operator's password.
     pub operator: Fingerprint,

@@ -59,6 +59,10 @@ pub enum Cost {
     ///
     /// Nothing where the server did not let us ask.
     Restart { connections: Option<u64>, memory_bytes: Option<u64> },
+    /// Every connection is dropped, and the server comes up empty: nothing of it is on disk.
+    RestartEmpty { connections: Option<u64>, memory_bytes: Option<u64> },
+    /// It listens at another port or address at once: connections stay, but clients have to find it there.
+    Rebinds { port: u16 },
     /// Every connection is dropped for good.
     Stop { connections: u64 },
     /// Connections of one user are closed. `at_most`: the exact number was not asked for.

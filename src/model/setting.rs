@@ -231,8 +231,15 @@ mod tests {
             form("client-output-buffer-limit", &Kind::Text, "replica 256mb 64mb 30"),
             "normal 0 0 0 slave 268435456 67108864 30 pubsub 33554432 8388608 60"
         );
-        for (given, shown) in [("KEA", "AKE"), ("K$lg", "g$lK"), ("KEg$lshzxetd", "AKE"), ("", ""), ("Kn", "nK"), ("AKm", "AKm")]
-        {
+        for (given, shown) in [
+            ("KEA", "AKE"),
+            ("K$lg", "g$lK"),
+            ("KEg$lshzxetd", "AKE"),
+            ("", ""),
+            ("Kn", "nK"),
+            ("mEKn$", "$nKEm"),
+            ("AKm", "AKm"),
+        ] {
             assert_eq!(form("notify-keyspace-events", &Kind::Text, given), shown);
         }
         assert_eq!(form("latency-tracking-info-percentiles", &Kind::Text, "50.0 99.10"), "50 99.1");

@@ -40,7 +40,16 @@ pub fn show_size(bytes: u64) -> String {
 
 /// A duration for people, such as `7d` or `2h 30m`, to the second.
 pub fn show_duration(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    const UNITS: [(u64, &str); 4] = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "m"), (1, "s")];
+    let mut left = duration.as_secs();
+    let mut parts = Vec::new();
+    for (seconds, unit) in UNITS {
+        if left >= seconds {
+            parts.push(format!("{}{unit}", left / seconds));
+            left %= seconds;
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 /// Reads a duration such as `7d`, `90s`, `1h 30m`.
@@ -59,6 +68,14 @@ mod tests {
         }
         for bad in ["", "1tb", "1.5gb", "1 mb", "-1", "mb", "99999999999999999999", "99999999999gb"] {
             assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_as_they_are_written() {
+        for (seconds, text) in [(0, "0s"), (604_800, "7d"), (9_000, "2h 30m"), (90, "1m 30s"), (4_000_000, "46d 7h 6m 40s")] {
+            assert_eq!(show_duration(Duration::from_secs(seconds)), text);
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)));
         }
     }
 

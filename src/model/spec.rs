@@ -9,6 +9,7 @@ use super::setting::Settings;
 /// binary's defaults. Paths and supervision are not part of it: they follow from the node (`host/layout.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct InstanceSpec {
+    #[serde(default)]
     pub settings: Settings,
     /// What was found and is not ours: lines of the config file that we did not write, or path settings that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

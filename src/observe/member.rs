@@ -1,7 +1,7 @@
 //! Looking at one member: its files and its server, within a time limit.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +31,17 @@ pub struct Processes {
 }
 
 impl Processes {
+    /// Looks all of them up now. Gives the folders that servers work in, removed ones too.
+    pub fn scan(&self, node: &LocalNode, binary: &Binary) -> impl Iterator<Item = &PathBuf> {
+        self.found.get_or_init(|| process::servers_below(&node.layout.data_root(), &binary.path)).keys()
+    }
+
+    /// A server that works where this member's data would be; only if all were looked up.
+    fn stray(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Option<u32> {
+        let pid = *self.found.get()?.get(&node.layout.data(name))?;
+        process::is_server(pid, &binary.path).then_some(pid)
+    }
+
     /// The server of this member, by pidfile or by the folder it works in.
     pub fn find(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Option<u32> {
         let data = node.layout.data(name);
@@ -57,7 +68,10 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, p
         Err(why) => return Some(Member::Unmarked { unmarked: why }),
     };
     let marker = match disk.marker {
-        MarkerOnDisk::Absent => return None,
+        MarkerOnDisk::Absent => {
+            let pid = processes.stray(node, name, binary)?;
+            return Some(Member::Unmarked { unmarked: stray(pid, &node.layout.data(name)) });
+        }
         MarkerOnDisk::Unmarked(unmarked) => return Some(Member::Unmarked { unmarked }),
         MarkerOnDisk::Ours(marker) => *marker,
     };
@@ -77,6 +91,15 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, p
         users: join(&disk.users, seen.users),
         acl_file_broken: disk.users.broken,
     }))
+}
+
+/// Somebody removed the folder, or all of the state, under a running server.
+fn stray(pid: u32, folder: &Path) -> String {
+    format!(
+        "process {pid} is a server that works in {}, and no marker says whose it is; if that folder was removed, its data is only \
+         in memory: copy it out (valkey-cli --rdb), then stop that process",
+        folder.display()
+    )
 }
 
 async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Deadline) -> Result<Disk, String> {
@@ -136,7 +159,7 @@ async fn look_at_server(
                 let pid = connection.pid.unwrap_or_default();
                 match ask(&mut connection, marker, &layout, binary, end).await {
                     Ok(memory) => return from_memory(memory),
-                    // It is ending: what it is in a moment is what counts.
+                    // A server that is ending, or was killed just now, is down in a moment.
                     Err(ValkeyError::Gone) if end.left() > SOCKET_WAIT => tokio::time::sleep(SOCKET_WAIT).await,
                     Err(error) => break (pid, error),
                 }

@@ -49,12 +49,16 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 /// When the node as a whole cannot be seen; trouble of one member is that member's.
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
-    // The kernel takes its time with this table, so it is read while the members are looked at.
-    let listening = tokio::task::spawn_blocking(ports::listening);
-    let folders =
-        read(node, |layout| Ok(Folders { names: names(layout)?, records: records(layout)?, set_aside: set_aside(layout)? }))
-            .await?;
     let processes = Arc::new(Processes::default());
+    let (of_node, of_binary, found) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
+    let folders = read(node, move |layout| {
+        let mut names = names(layout)?;
+        // Servers whose files are all gone have nothing else that names them.
+        let running = found.scan(&of_node, &of_binary).filter_map(|folder| folder.file_name()?.to_str());
+        names.extend(running.filter_map(|name| InstanceName::new(name).ok()));
+        Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)? })
+    })
+    .await?;
     let looks = folders.names.into_iter().map(|name| {
         let (node, binary, processes) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
         // A task of its own, so that reading many replies uses all cores.
@@ -65,7 +69,8 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     while let Some(member) = looking.next().await {
         members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
     }
-    let listening = listening.await.map_err(|error| LookError::Lost(error.to_string()))?;
+    // Behind the members: a server that was seen to be down has given its port back by then.
+    let ports_in_use = read(node, |_| ports::listening().map_err(LookError::Ports)).await?;
     let facts = NodeFacts {
         observed_at: clock::now(),
         machine: node.machine.clone(),
@@ -73,7 +78,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
         members,
         records: folders.records,
         set_aside: folders.set_aside,
-        ports_in_use: listening.map_err(LookError::Ports)?,
+        ports_in_use,
     };
     Ok((facts, binary.clone()))
 }
@@ -83,9 +88,11 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
 /// # Errors
 /// As [`look`].
 pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary: &Binary) -> Result<NodeFacts, LookError> {
-    let folders =
-        read(node, |layout| Ok(Folders { names: BTreeSet::new(), records: records(layout)?, set_aside: set_aside(layout)? }))
-            .await?;
+    let folders = read(node, |layout| {
+        let (records, set_aside) = (records(layout)?, set_aside(layout)?);
+        Ok(Folders { names: BTreeSet::new(), records, set_aside })
+    })
+    .await?;
     let mut members = BTreeMap::new();
     if let Some(name) = name
         && let Some(member) = member::look(node, name, binary, &Arc::default()).await

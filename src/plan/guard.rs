@@ -2,8 +2,9 @@
 
 use super::found::{Found, Place, Places};
 use super::{Decision, Hand, Scene};
+use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure, Mode};
-use crate::model::live::{Live, Member, Running, Server};
+use crate::model::live::{Live, Member, Server};
 use crate::model::marker::Stage;
 use crate::model::name::{InstanceName, SettingName};
 use crate::model::plan::{Cause, Cost, HeldReason, Step};
@@ -86,17 +87,20 @@ pub(super) fn rein_in(scene: &mut Scene<'_>, decision: &mut Decision, name: &Ins
     if decision.steps.is_empty() {
         return;
     }
-    scene.roster.leave_as_it_was(name);
-    let what: Vec<&str> = decision.steps.drain(..).map(|step| step.action.kind()).collect();
+    scene.roster.forget(name);
+    let what: Vec<_> = decision.steps.drain(..).map(|step| step.action.imperative()).collect();
     decision.hold(name, what.join(", "), reason);
 }
 
 /// A revision that deletes too much is held whole; what drifted is still put right.
-pub(super) fn hold_requests(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, deletes: usize) {
+pub(super) fn hold_requests(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, deletes: usize) {
     let before = decision.steps.len();
     let drift = |step: &Step| step.cause == Cause::Drift;
-    let what: Vec<&str> = decision.steps.iter().filter(|step| !drift(step)).map(|step| step.action.kind()).collect();
-    let what = what.join(", ");
+    let asked = decision.steps.iter().filter(|step| !drift(step));
+    let what = asked.map(|step| step.action.imperative()).collect::<Vec<_>>().join(", ");
+    if decision.steps.iter().any(|step| matches!(step.action, Action::CreateInstance(_))) {
+        scene.roster.forget(name);
+    }
     decision.steps.retain(drift);
     if decision.steps.len() < before {
         let revision = scene.desired.revision.clone();
@@ -104,7 +108,7 @@ pub(super) fn hold_requests(scene: &Scene<'_>, decision: &mut Decision, name: &I
     }
 }
 
-/// May this member restart now? Holds it if not.
+/// May this member restart now? Holds it if not; gives what it costs if so.
 pub(super) fn may_restart(
     scene: &mut Scene<'_>,
     decision: &mut Decision,
@@ -112,22 +116,27 @@ pub(super) fn may_restart(
     place: &Place<'_>,
     running_with: &InstanceSpec,
     what: &str,
-) -> bool {
+) -> Option<Cost> {
     let default_save = place.binary.default_of(&SettingName::known("save")).unwrap_or_default();
-    if !running_with.persists(default_save) && !scene.approved {
+    let persists = running_with.persists(default_save);
+    if !persists && !scene.approved {
         let revision = scene.desired.revision.clone();
         decision.hold(name, what, HeldReason::RestartLosesData { revision });
-        return false;
+        return None;
     }
     match scene.budget.take(name) {
-        Ok(()) => true,
+        Ok(()) => Some(restart_cost(&place.member.server, persists)),
         Err(behind) => {
             decision.hold(name, what, HeldReason::Budget { max_restarts: scene.budget.max(), behind });
-            false
+            None
         }
     }
 }
 
-pub(super) fn restart_cost(running: &Running) -> Cost {
-    Cost::Restart { connections: Some(running.connections.total), memory_bytes: Some(running.used_memory_bytes) }
+fn restart_cost(server: &Server, persists: bool) -> Cost {
+    let (connections, memory_bytes) = match server {
+        Server::Up(running) => (Some(running.connections.total), Some(running.used_memory_bytes)),
+        Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => (None, None),
+    };
+    if persists { Cost::Restart { connections, memory_bytes } } else { Cost::RestartEmpty { connections, memory_bytes } }
 }

@@ -13,6 +13,9 @@ use crate::model::plan::{Cause, Cost, HeldReason, Note};
 use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
+/// What is held where nothing at all can be done about an instance.
+const ANY_CHANGE: &str = "any change";
+
 /// Decides about one name, whatever is known of it.
 pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places<'_>) -> Decision {
     let mut decision = Decision::default();
@@ -86,14 +89,14 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
         return decision.hold(name, "create", HeldReason::NotOffered { what: "an instance on a shard of several nodes" });
     };
     if let Some(reason) = elsewhere(scene, node, places) {
-        return decision.hold(name, "converge", reason);
+        return decision.hold(name, ANY_CHANGE, reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
         let why = match scene.live.nodes.get(node) {
             Some(Observed::Unseen { unseen }) => unseen.clone(),
             Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
         };
-        return decision.hold(name, "converge", HeldReason::NodeUnseen { node: node.clone(), why });
+        return decision.hold(name, ANY_CHANGE, HeldReason::NodeUnseen { node: node.clone(), why });
     };
     if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
         return decision.hold(name, "create", HeldReason::NotOurs { node: node.clone(), why: why.clone() });
@@ -102,7 +105,7 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
         Ok(wanted) => wanted,
         Err(refused) => {
             decision.refused.extend(refused);
-            return decision.hold(name, "converge", HeldReason::Refused);
+            return decision.hold(name, ANY_CHANGE, HeldReason::Refused);
         }
     };
     let address = desired.nodes.get(node).and_then(|node| node.address);
@@ -196,10 +199,10 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
     match &member.server {
         Server::Silent { pid: _, why } => {
             let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };
-            return decision.hold(name, "converge", reason);
+            return decision.hold(name, ANY_CHANGE, reason);
         }
         Server::Up(running) if running.loading => {
-            return decision.hold(name, "converge", HeldReason::Loading { node: place.node.clone() });
+            return decision.hold(name, ANY_CHANGE, HeldReason::Loading { node: place.node.clone() });
         }
         Server::Down { .. } => open::start(scene, decision, name, place, wanted, &spec),
         Server::Locked { .. } => open::reopen(scene, decision, name, place, wanted, &spec),
@@ -207,7 +210,7 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
             if member.data.folder != Folder::Present {
                 let why = "the data folder of the running server is gone, so its data is only in memory: copy it out \
                            (valkey-cli --rdb) before anything stops it";
-                return decision.hold(name, "converge", HeldReason::DataGone { why: why.to_owned() });
+                return decision.hold(name, ANY_CHANGE, HeldReason::DataGone { why: why.to_owned() });
             }
             acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
             settings::decide(scene, decision, name, place, running, &spec);

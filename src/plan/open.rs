@@ -13,7 +13,7 @@ use crate::model::desired::UndeclaredUsers;
 use crate::model::live::{Folder, MemberFacts};
 use crate::model::marker::Stage;
 use crate::model::name::{InstanceName, SettingName, UserName};
-use crate::model::plan::{Cause, Cost, HeldReason};
+use crate::model::plan::{Cause, HeldReason};
 use crate::model::spec::InstanceSpec;
 
 /// Starts a server that is down.
@@ -77,13 +77,12 @@ pub(super) fn reopen(
         Ok(after) => after,
         Err(why) => return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why }),
     };
-    if !guard::may_restart(scene, decision, name, place, &disk, "restart to let the operator in") {
-        return;
-    }
+    let what = "restart to let the operator in";
+    let Some(cost) = guard::may_restart(scene, decision, name, place, &disk, what) else { return };
     let (_, without) = files(scene, place, wanted);
     let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
     let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);
-    costs.push(Cost::Restart { connections: None, memory_bytes: None });
+    costs.push(cost);
 }
 
 /// The config a server that is down is to be started with.

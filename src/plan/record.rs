@@ -54,14 +54,14 @@ impl<'a> Roster<'a> {
         }
     }
 
-    /// Takes back what was decided about this instance.
-    pub(super) fn leave_as_it_was(&mut self, instance: &InstanceName) {
-        self.changes.remove(instance);
-    }
-
     /// Strikes an instance that is known to be gone from all of its nodes.
     pub(super) fn strike(&mut self, instance: &InstanceName) {
         self.changes.insert(instance.clone(), None);
+    }
+
+    /// What was entered for an instance that is held after all.
+    pub(super) fn forget(&mut self, instance: &InstanceName) {
+        self.changes.remove(instance);
     }
 
     pub(super) fn finish(self) -> Option<FleetRecord> {

@@ -36,21 +36,20 @@ pub(super) fn decide(
     let for_restart: Vec<&str> = differing.iter().filter(fixed_at_start).filter(in_memory).map(|name| name.as_str()).collect();
     let foreign = found.is_some_and(|spec| !spec.foreign.is_empty());
     let restart = foreign || !for_restart.is_empty();
+    let mut costs = Vec::new();
     if restart {
         let what = if for_restart.is_empty() { "restart".to_owned() } else { format!("restart for {}", for_restart.join(", ")) };
         let running_with = found.cloned().unwrap_or_default();
-        if !guard::may_restart(scene, decision, name, place, &running_with, &what) {
-            return;
-        }
+        let Some(cost) = guard::may_restart(scene, decision, name, place, &running_with, &what) else { return };
+        costs.push(cost);
     }
     let applied = &member.marker.applied.settings;
     let is_drift = |name: &&SettingName| applied.get(*name) == declared.settings.get(*name);
     let drifted: BTreeSet<_> = differing.iter().filter(is_drift).cloned().collect();
     let cause = if drifted.len() == differing.len() { Cause::Drift } else { Cause::Requested };
     let rewrites = found.is_some_and(InstanceSpec::aof) != declared.aof();
-    let mut costs = Vec::new();
-    if restart {
-        costs.push(guard::restart_cost(running));
+    if let Some(port) = declared.port().filter(|_| !restart && moves(&change)) {
+        costs.push(Cost::Rebinds { port });
     }
     if rewrites {
         costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });
@@ -62,6 +61,14 @@ pub(super) fn decide(
 
 fn memory_of(change: &Change<Twin<InstanceSpec>>) -> Option<&InstanceSpec> {
     change.after().memory.seen()
+}
+
+/// Will the running server listen elsewhere?
+fn moves(change: &Change<Twin<InstanceSpec>>) -> bool {
+    let at = |twin: &Twin<InstanceSpec>| {
+        twin.memory.seen().map(|spec| (spec.get("port").map(str::to_owned), spec.get("bind").map(str::to_owned)))
+    };
+    at(change.before()) != at(change.after())
 }
 
 /// The settings that differ on disk or in memory.

@@ -10,14 +10,21 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod bad_input;
+mod cli;
+mod contract;
+mod crash;
+mod drift;
 mod laws;
 mod node;
 mod node_disks;
 mod node_forms;
 mod node_rights;
-mod node_speed;
+mod pages;
+mod plans;
 mod problems;
 mod sim;
+mod site;
 mod support;
 mod tidy;
 mod world;

@@ -418,7 +418,7 @@ async fn a_locked_out_operator_is_let_in_again() {
 async fn one_hand_at_a_time() {
     let world = World::new().await;
     let other = fleet_at(&world.state, &surroundings());
-    assert_eq!(other.acquire("another").await.unwrap_err().holder, "a test");
+    assert_eq!(other.acquire("another").await.unwrap_err().why, "it is held by a test");
     let step_without_right = other.observe().await;
     assert!(matches!(step_without_right.nodes.into_values().next(), Some(Observed::Seen(_))));
 }

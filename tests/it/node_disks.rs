@@ -11,36 +11,6 @@ use valkeeper::model::outcome::Outcome;
 use crate::node::until_down;
 use crate::support::*;
 
-/// A small file system of its own; nothing where this process may not mount one.
-struct Tmpfs {
-    folder: tempfile::TempDir,
-}
-
-impl Tmpfs {
-    fn new(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
-        if mount.status().is_ok_and(|status| status.success()) {
-            return Some(Self { folder });
-        }
-        eprintln!("skipped: a tmpfs cannot be mounted here (it takes root)");
-        None
-    }
-
-    fn read_only(&self) {
-        let mut mount = std::process::Command::new("mount");
-        assert!(mount.args(["-o", "remount,ro"]).arg(self.folder.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        stop_all(self.folder.path());
-        let _left_to_the_machine = std::process::Command::new("umount").arg("-l").arg(self.folder.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_fails_the_step_and_is_named() {
     let Some(disk) = Tmpfs::new("512k") else { return };

@@ -1,14 +1,15 @@
 //! The simulator: nodes in memory that take actions effect by effect, with faults between any two. It serves the laws
 //! only; `contract.rs` holds it and a real server to the same suite.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use valkeeper::fleet::{Execute, Held, Observe};
 use valkeeper::model::action::Standing;
 use valkeeper::model::change::Half;
 use valkeeper::model::effect::{Effect, effects, happen};
 use valkeeper::model::live::{Folder, Live, Member, MemberFacts, NodeFacts, Observed, Server};
+use valkeeper::model::marker::Stage;
 use valkeeper::model::name::{InstanceName, NodeName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::plan::{Step, Subject};
@@ -32,6 +33,8 @@ pub struct Sim {
     pub treasured: Mutex<BTreeSet<(NodeName, InstanceName, String)>>,
     /// Members whose AOF is off in memory: a manifest of theirs is stale.
     pub aof_off: Mutex<BTreeSet<(NodeName, InstanceName)>>,
+    /// Deleted members, as their files lie aside.
+    pub attic: Mutex<BTreeMap<String, MemberFacts>>,
     /// A person approved a revision that may empty instances.
     pub loss_allowed: Mutex<bool>,
     pub broken_laws: Mutex<Vec<String>>,
@@ -45,6 +48,7 @@ impl Sim {
             faults: Mutex::new(Box::new(|| Fault::None)),
             treasured: Mutex::default(),
             aof_off: Mutex::default(),
+            attic: Mutex::default(),
             loss_allowed: Mutex::default(),
             broken_laws: Mutex::default(),
         }
@@ -79,7 +83,9 @@ impl Sim {
                 return Outcome::NotReached("crashed".into());
             }
             self.watch_start(step, node, &effect);
+            self.put_aside(step, node, &effect);
             happen(node, &step.subject, &effect, &binary);
+            self.bring_back(step, node, &effect);
             self.watch_stop(step, node, &effect);
         }
         if fault == Fault::LostReply {
@@ -88,6 +94,24 @@ impl Sim {
         match step.action.standing(&step.subject, node) {
             Standing::After => Outcome::Done,
             Standing::Before | Standing::Elsewhere => Outcome::NotKept(format!("{step:?}")),
+        }
+    }
+
+    /// The facts of deleted data are few; what comes back with it is remembered here, as the files would.
+    fn put_aside(&self, step: &Step, node: &NodeFacts, effect: &Effect) {
+        if let (Effect::SetAside, Subject::Instance(name)) = (effect, &step.subject)
+            && let Some(member) = node.member(name)
+        {
+            self.attic.lock().unwrap().insert(member.marker.uid.clone(), member.clone());
+        }
+    }
+
+    fn bring_back(&self, step: &Step, node: &mut NodeFacts, effect: &Effect) {
+        if let (Effect::BringBack { uid }, Subject::Instance(name)) = (effect, &step.subject)
+            && let Some(mut member) = self.attic.lock().unwrap().remove(uid)
+        {
+            member.marker.stage = Stage::Active;
+            node.members.insert(name.clone(), Arc::new(Member::Marked(member)));
         }
     }
 
@@ -138,7 +162,7 @@ impl Sim {
     pub fn edit(&self, node: &NodeName, name: &InstanceName, change: impl FnOnce(&mut MemberFacts)) {
         let mut live = self.live.lock().unwrap();
         let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { return };
-        if let Some(Member::Marked(member)) = facts.members.get_mut(name).map(std::sync::Arc::make_mut) {
+        if let Some(Member::Marked(member)) = facts.members.get_mut(name).map(Arc::make_mut) {
             change(member);
         }
     }
@@ -155,7 +179,7 @@ impl Sim {
         for (node, observed) in &mut live.nodes {
             let Observed::Seen(facts) = observed else { continue };
             for (name, member) in &mut facts.members {
-                let Member::Marked(member) = std::sync::Arc::make_mut(member) else { continue };
+                let Member::Marked(member) = Arc::make_mut(member) else { continue };
                 let (Server::Up(_), Half::Seen(_)) = (&member.server, &member.spec.memory) else { continue };
                 if !(member.data.aof || member.data.rdb) {
                     continue;

@@ -118,6 +118,16 @@ impl World {
         world
     }
 
+    /// On a machine that is busy with many of them: nothing here is about time limits.
+    pub async fn patient() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let limits = Limits { look: Duration::from_secs(30), step: Duration::from_secs(60), at_once: 64 };
+        let fleet = fleet_at(&state, &Surroundings { limits, ..surroundings() });
+        fleet.acquire("a test").await.unwrap();
+        Self { folder: Some(folder), state, fleet }
+    }
+
     /// In a folder that somebody else removes.
     pub async fn at(state: &Path) -> Self {
         let fleet = fleet_at(state, &surroundings());
@@ -303,4 +313,34 @@ pub async fn connection_id(world: &World) -> String {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the client does not connect")
+}
+
+/// A small file system of its own; nothing where this process may not mount one.
+pub struct Tmpfs {
+    pub folder: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    pub fn new(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self { folder });
+        }
+        eprintln!("skipped: a tmpfs cannot be mounted here (it takes root)");
+        None
+    }
+
+    pub fn read_only(&self) {
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-o", "remount,ro"]).arg(self.folder.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        stop_all(self.folder.path());
+        let _left_to_the_machine = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
 }

@@ -19,7 +19,7 @@ pub struct Loss {
     pub channels: Vec<String>,
     /// Commands, subcommands and `command|argument` forms that were allowed and are not any more.
     pub commands: Vec<String>,
-    /// Selectors that are gone or changed.
+    /// Selectors whose rights nothing else gives in full.
     pub selectors: usize,
 }
 
@@ -40,20 +40,24 @@ pub fn loss(before: &AclUser, after: &AclUser, names: &AclNames) -> Loss {
         // Nobody can be logged in anew as a user that is off, but connections from before it was switched off go on
         // with its rights (facts B.1), so rights are still compared.
         let rights = rights_lost(&before.root, &after.root, names);
-        return Loss { selectors: selectors_lost(before, after), ..rights };
+        return Loss { selectors: selectors_lost(before, after, names), ..rights };
     }
     let rights = rights_lost(&before.root, &after.root, names);
     let passwords = before.passwords().iter().filter(|known| !after.passwords().contains(known)).count();
     Loss {
         login: !after.enabled,
         passwords: if after.nopass { 0 } else { passwords + usize::from(before.nopass) },
-        selectors: selectors_lost(before, after),
+        selectors: selectors_lost(before, after, names),
         ..rights
     }
 }
 
-fn selectors_lost(before: &AclUser, after: &AclUser) -> usize {
-    before.selectors().iter().filter(|known| !after.selectors().contains(known)).count()
+/// A selector stands if the root permissions or one other selector allow all that it did.
+fn selectors_lost(before: &AclUser, after: &AclUser, names: &AclNames) -> usize {
+    let covered = |known: &&Selector| {
+        std::iter::once(&after.root).chain(after.selectors()).any(|kept| rights_lost(known, kept, names).is_empty())
+    };
+    before.selectors().iter().filter(|known| !covered(known)).count()
 }
 
 fn rights_lost(before: &Selector, after: &Selector, names: &AclNames) -> Loss {
@@ -208,6 +212,8 @@ mod tests {
             ("on +@read", "on +get"),
             ("on +@all -flushall", "on +@all"),
             ("on +get", "on +get (~x +set)"),
+            ("on (~x +get)", "on (~x +get +set)"),
+            ("on (~x:a +get)", "on ~x:* +@all"),
         ] {
             assert!(lost(before, after).is_empty(), "{before} -> {after}: {:?}", lost(before, after));
         }
@@ -223,6 +229,7 @@ mod tests {
         assert_eq!(lost("on ~*", "on ~a").keys, ["~*"]);
         assert_eq!(lost("on &*", "on &a").channels, ["&*"]);
         assert_eq!(lost("on (~x +get)", "on").selectors, 1);
+        assert_eq!(lost("on (~x +get +set) (~y +get)", "on (~x +set) (~y +get)").selectors, 1);
         assert!(lost("on", "off").login);
         assert_eq!(lost("on nopass", "on").passwords, 1);
     }

@@ -1,11 +1,12 @@
 //! Differences of settings and of users, line by line.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use similar::{Algorithm, ChangeTag, capture_diff_slices};
 
-use crate::model::acl::{AclUser, Loss, Selector, loss};
-use crate::model::action::SpecChange;
+use crate::model::acl::{AclNames, AclUser, Loss, Selector, loss};
+use crate::model::action::{Opening, SpecChange};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::{Half, Twin};
 use crate::model::name::SettingName;
@@ -53,10 +54,12 @@ pub(super) fn settings(
         disk.settings.keys().chain(memory.settings.keys()).chain(change.declared.settings.keys()).collect();
     names.sort_unstable();
     names.dedup();
+    // A file that is gone differs in every line; `file_gone` says so once.
+    let gone = file_gone(change).is_some();
     let mut lines = Vec::new();
     for name in names {
         let declared = change.declared.settings.get(name);
-        let disk_differs = disk.settings.get(name) != declared;
+        let disk_differs = !gone && disk.settings.get(name) != declared;
         let memory_differs = memory.settings.get(name) != wanted_memory.settings.get(name);
         let shown = |text: Option<&String>| value(name, &text.cloned().unwrap_or_else(|| default(name)), binary);
         let after = if declared.is_some() { shown(declared) } else { format!("{} (default)", shown(None)) };
@@ -70,6 +73,7 @@ pub(super) fn settings(
         match (disk_differs, memory_differs) {
             (false, false) => {}
             (true, false) => lines.push(line(disk.settings.get(name), "in the config file")),
+            (false, true) if gone => lines.push(line(memory.settings.get(name), "")),
             (false, true) => lines.push(line(memory.settings.get(name), "in memory")),
             (true, true) if shown(disk.settings.get(name)) == shown(memory.settings.get(name)) => {
                 lines.push(line(memory.settings.get(name), ""));
@@ -103,6 +107,32 @@ pub(super) fn settings(
     lines
 }
 
+/// Why the config file has to be written as a whole, if it has to.
+pub(super) fn file_gone(change: &SpecChange) -> Option<&str> {
+    match &change.change.before().disk {
+        Half::Seen(_) => None,
+        Half::Absent => Some("it is missing"),
+        Half::Unseen { unseen } => Some(unseen),
+    }
+}
+
+/// What a start changes in the config file of a server that is down.
+pub(super) fn opening(opening: &Opening, binary: Option<&BinaryFacts>) -> Vec<String> {
+    let Opening { before, after, users: _, without: _ } = opening;
+    let mut names: Vec<&SettingName> = before.settings.keys().chain(after.settings.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let default = |name: &SettingName| binary.and_then(|binary| binary.default_of(name)).unwrap_or("(not set)").to_owned();
+    let shown = |name: &SettingName, spec: &InstanceSpec| match spec.settings.get(name) {
+        Some(text) => value(name, text, binary),
+        None => format!("{} (default)", value(name, &default(name), binary)),
+    };
+    let differs = |name: &&SettingName| before.settings.get(*name) != after.settings.get(*name);
+    let changed =
+        names.into_iter().filter(differs).map(|name| format!("~ {name}: {} -> {}", shown(name, before), shown(name, after)));
+    changed.chain(before.foreign.iter().map(|line| format!("~ {line}: not ours -> removed"))).collect()
+}
+
 /// The rules of a user that change: `+ …` and `- …`, command rules in their order.
 pub(super) fn user(before: &Twin<Arc<AclUser>>, after: &AclUser) -> Vec<String> {
     let closed = AclUser::closed();
@@ -127,12 +157,11 @@ pub(super) fn user(before: &Twin<Arc<AclUser>>, after: &AclUser) -> Vec<String> 
     lines.extend(lines_of(&passwords(found), &passwords(after), ""));
     lines.extend(selector(&found.root, &after.root, ""));
     let longest = found.selectors().len().max(after.selectors().len());
-    let nothing = Selector::nothing();
     for index in 0..longest {
         let prefix = format!("selector {}: ", index + 1);
         match (found.selectors().get(index), after.selectors().get(index)) {
             (Some(was), Some(is)) => lines.extend(selector(was, is, &prefix)),
-            (None, Some(is)) => lines.extend(selector(&nothing, is, &prefix)),
+            (None, Some(is)) => lines.push(format!("+ {prefix}{}", is.words().join(" "))),
             (Some(was), None) => lines.push(format!("- {prefix}{}", was.words().join(" "))),
             (None, None) => {}
         }
@@ -157,24 +186,54 @@ fn new_user(user: &AclUser) -> Vec<String> {
 }
 
 fn selector(before: &Selector, after: &Selector, prefix: &str) -> Vec<String> {
-    let mut lines = lines_of(&before.key_words(), &after.key_words(), prefix);
-    lines.extend(lines_of(&before.channel_words(), &after.channel_words(), prefix));
-    lines.extend(lines_of(&before.command_words(), &after.command_words(), prefix));
+    let mut lines = lines_of(&before.key_words(), &after.key_words(), &format!("{prefix}key "));
+    lines.extend(lines_of(&before.channel_words(), &after.channel_words(), &format!("{prefix}channel ")));
+    let (was, is) = (before.command_words(), after.command_words());
+    let rules = |words: &[String]| words.iter().map(|word| word.trim_start_matches(['+', '-']).to_owned()).collect::<Vec<_>>();
+    let kept = |rules: Vec<String>, other: &[String]| rules.into_iter().filter(|rule| other.contains(rule)).collect::<Vec<_>>();
+    let (rules_were, rules_are) = (rules(&was), rules(&is));
+    if kept(rules_were.clone(), &rules_are) == kept(rules_are, &rules_were) {
+        lines.extend(rule_lines(&was, &is, &format!("{prefix}rule ")));
+    } else {
+        // A rule that moved means something else among its neighbours, so all of them are shown.
+        lines.push(format!("~ {prefix}rules in order: {} -> {}", was.join(" "), is.join(" ")));
+    }
     lines
 }
 
 fn lines_of(before: &[String], after: &[String], prefix: &str) -> Vec<String> {
+    let changes = changes(before, after);
+    let lines = changes.into_iter().filter_map(|(tag, word)| sign(tag).map(|sign| format!("{sign} {prefix}{word}")));
+    lines.collect()
+}
+
+/// As [`lines_of`]; a rule that goes in before others says before which, because a later rule wins.
+fn rule_lines(before: &[String], after: &[String], prefix: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for op in capture_diff_slices(Algorithm::Myers, before, after) {
-        for change in op.iter_changes(before, after) {
-            match change.tag() {
-                ChangeTag::Equal => {}
-                ChangeTag::Delete => lines.push(format!("- {prefix}{}", change.value())),
-                ChangeTag::Insert => lines.push(format!("+ {prefix}{}", change.value())),
-            }
+    let mut next: Option<String> = None;
+    for (tag, word) in changes(before, after).into_iter().rev() {
+        let place =
+            next.as_ref().filter(|_| tag == ChangeTag::Insert).map(|next| format!(" (before {next})")).unwrap_or_default();
+        match sign(tag) {
+            Some(sign) => lines.push(format!("{sign} {prefix}{word}{place}")),
+            None => next = Some(word),
         }
     }
+    lines.reverse();
     lines
+}
+
+fn changes(before: &[String], after: &[String]) -> Vec<(ChangeTag, String)> {
+    let ops = capture_diff_slices(Algorithm::Myers, before, after);
+    ops.iter().flat_map(|op| op.iter_changes(before, after).map(|change| (change.tag(), change.value()))).collect()
+}
+
+fn sign(tag: ChangeTag) -> Option<char> {
+    match tag {
+        ChangeTag::Equal => None,
+        ChangeTag::Delete => Some('-'),
+        ChangeTag::Insert => Some('+'),
+    }
 }
 
 /// What a user can no longer do, in one line; nothing when nothing is taken away.
@@ -189,15 +248,29 @@ pub(super) fn taken(before: &Twin<Arc<AclUser>>, after: &AclUser, binary: Option
     if passwords > 0 {
         parts.push(format!("{passwords} password{}", if passwords == 1 { "" } else { "s" }));
     }
-    for (what, names) in [("keys", keys), ("channels", channels), ("commands", commands)] {
+    for (what, names) in [("keys", keys), ("channels", channels), ("commands", whole_commands(commands, names))] {
         if !names.is_empty() {
             parts.push(format!("{what} {}", some_of(&names)));
         }
     }
     if selectors > 0 {
-        parts.push(format!("{selectors} selector{}", if selectors == 1 { "" } else { "s" }));
+        parts.push(format!("what {selectors} selector{} allowed", if selectors == 1 { "" } else { "s" }));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// A command that is lost with all its subcommands stands for them; one that keeps some is told by those that it loses.
+fn whole_commands(lost: Vec<String>, names: &AclNames) -> Vec<String> {
+    let part_of =
+        |name: &str| name.split_once('|').map(|(command, _)| command.to_owned()).filter(|command| names.is_container(command));
+    let known: BTreeSet<&str> = lost.iter().map(String::as_str).collect();
+    let kept = names.commands().iter().filter(|name| !known.contains(&***name)).filter_map(|name| part_of(name));
+    let in_part: BTreeSet<String> = kept.collect();
+    let told = |name: &String| match part_of(name) {
+        Some(command) => in_part.contains(&command) || !known.contains(&*command),
+        None => !in_part.contains(name),
+    };
+    lost.iter().filter(|name| told(name)).cloned().collect()
 }
 
 fn some_of(names: &[String]) -> String {

@@ -70,6 +70,8 @@ fn step(step: &Step) -> Value {
 fn cost(cost: &Cost) -> Value {
     let kind = match cost {
         Cost::Restart { .. } => "restart",
+        Cost::RestartEmpty { .. } => "restart-empty",
+        Cost::Rebinds { .. } => "rebinds",
         Cost::Stop { .. } => "stop",
         Cost::Closes { .. } => "closes-connections",
         Cost::Rewrite { .. } => "rewrite",

@@ -55,7 +55,7 @@ impl Verb {
         let has = |wanted: fn(&Action) -> bool| steps.iter().any(|step| wanted(&step.action));
         if has(|action| matches!(action, Action::CreateInstance(_))) {
             Self::Add
-        } else if has(|action| matches!(action, Action::DeleteInstance { .. })) {
+        } else if has(|action| matches!(action, Action::DeleteInstance { .. } | Action::Purge { .. })) {
             Self::Remove
         } else if steps.iter().all(|step| step.cause == Cause::Bookkeeping) {
             Self::Note
@@ -107,7 +107,8 @@ pub fn summary(plan: &Plan) -> String {
         line.push_str(&format!(", {held} held"));
     }
     if !plan.unseen.is_empty() {
-        line.push_str(&format!(", {} nodes unseen", plan.unseen.len()));
+        let nodes = if plan.unseen.len() == 1 { "node" } else { "nodes" };
+        line.push_str(&format!(", {} {nodes} unseen", plan.unseen.len()));
     }
     line.push('.');
     line

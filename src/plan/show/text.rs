@@ -4,8 +4,9 @@ use super::words;
 use super::{Verb, View, by_subject, diff, summary};
 use crate::model::action::{Action, Creation, Opening};
 use crate::model::binary::BinaryFacts;
+use crate::model::change::{Half, Twin};
 use crate::model::desired::{Desired, Reach};
-use crate::model::live::Live;
+use crate::model::live::{Live, Server};
 use crate::model::marker::Marker;
 use crate::model::name::InstanceName;
 use crate::model::plan::{Step, Subject};
@@ -49,25 +50,10 @@ pub fn text(view: &View<'_>) -> String {
 
 /// A step in one line, for progress and for what follows later.
 pub fn step_line(step: &Step) -> String {
-    let node = &step.node;
-    let what = match &step.action {
-        Action::WriteRecord(_) => return format!("write the fleet record on node {node}"),
-        Action::CreateInstance(_) => "create".to_owned(),
-        Action::StartInstance(_) => "start".to_owned(),
-        Action::ReopenInstance(_) => "restart to let the operator in".to_owned(),
-        Action::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
-        Action::ChangeInstance(_) => "change settings".to_owned(),
-        Action::SetUser(change) => format!("set user {}", change.user),
-        Action::RemoveUser { user, before: _ } => format!("remove user {user}"),
-        Action::SaveUsers { .. } => "save users".to_owned(),
-        Action::Mark(_) => "update the marker".to_owned(),
-        Action::DeleteInstance { .. } => "delete".to_owned(),
-        Action::Purge { uid } => format!("purge the data set aside as {uid}"),
-        Action::Restore { uid } => format!("restore the data set aside as {uid}"),
-    };
+    let (node, what) = (&step.node, step.action.imperative());
     match &step.subject {
         Subject::Instance(name) => format!("{name}: {what} (node {node})"),
-        Subject::Fleet => format!("{what} (node {node})"),
+        Subject::Fleet => format!("{what} on node {node}"),
     }
 }
 
@@ -127,10 +113,13 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
     match &step.action {
         Action::WriteRecord(_) => {}
         Action::CreateInstance(creation) => create(out, creation, desired, step, binary),
-        Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening),
-        Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening),
+        Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening, step, live),
+        Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening, step, live),
         Action::ChangeInstance(change) => {
             out.line(3, &format!("~ settings {tail}"));
+            if let Some(why) = diff::file_gone(change) {
+                out.line(5, &format!("~ its config file is written anew: {why}"));
+            }
             for line in diff::settings(change, &|name| step.drifted.contains(name), binary) {
                 let drift = if line.drift && step.cause != crate::model::plan::Cause::Drift { " (drift)" } else { "" };
                 let place = if line.place.is_empty() { String::new() } else { format!(" {}", line.place) };
@@ -156,7 +145,10 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
             out.line(3, &format!("- everything {tail}"));
             out.line(5, &format!("its data is set aside for {}", show_duration(desired.guard.retain_deleted)));
         }
-        Action::Purge { uid } => out.line(3, &format!("- the data set aside as {uid} {tail}")),
+        Action::Purge { uid } => {
+            out.line(3, &format!("- the data set aside as {uid} {tail}"));
+            out.line(5, &format!("it is older than {} (guard.retain_deleted)", show_duration(desired.guard.retain_deleted)));
+        }
         Action::Restore { uid } => out.line(3, &format!("+ the data set aside as {uid} {tail}")),
     }
 }
@@ -179,16 +171,41 @@ fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, b
     }
 }
 
-fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening) {
+/// A start from files that are brought up to date first; what that changes is told as for a running server.
+fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening, step: &Step, live: &Live) {
     out.line(3, &format!("~ {what} {tail}"));
+    let Subject::Instance(name) = &step.subject else { return };
+    let Some((facts, binary)) = live.seen(&step.node) else { return };
+    let Some(member) = facts.member(name) else { return };
+    if let Some(why) = why_not_open(&member.server) {
+        out.line(5, &format!("! {why}"));
+    }
     if opening.before != opening.after {
         out.line(5, "~ its config file is written anew first");
+        diff::opening(opening, Some(binary)).iter().for_each(|line| out.line(6, line));
     }
-    if opening.users.is_some() {
-        out.line(5, "~ its ACL file is written anew first");
+    let Some(users) = &opening.users else { return };
+    let broken = member.acl_file_broken.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    out.line(5, &format!("~ its ACL file is written anew first{broken}"));
+    for (user, wanted) in users {
+        let found = member.users.get(user).map(|twin| twin.disk.clone()).unwrap_or_default();
+        let lines = match found.seen() {
+            Some(disk) if *disk == wanted.user => continue,
+            Some(_) | None => diff::user(&Twin { disk: found.clone(), memory: Half::Absent }, &wanted.user),
+        };
+        out.line(6, &format!("{} user {user}", if found.is_absent() { '+' } else { '~' }));
+        lines.iter().for_each(|line| out.line(8, line));
     }
     for user in &opening.without {
-        out.line(5, &format!("- user {user}"));
+        out.line(6, &format!("- user {user}"));
+    }
+}
+
+fn why_not_open(server: &Server) -> Option<&str> {
+    match server {
+        Server::Down { why } => why.as_deref(),
+        Server::Locked { pid: _, why } | Server::Silent { pid: _, why } => Some(why),
+        Server::Up(_) => None,
     }
 }
 

@@ -23,7 +23,14 @@ pub fn cost(cost: &Cost) -> String {
             format!("restart: {} dropped, {} loaded again", count(*connections, "connection"), show_size(*bytes))
         }
         Cost::Restart { .. } => "restart: every connection dropped, the data loaded again".to_owned(),
+        Cost::RestartEmpty { connections, memory_bytes } => {
+            let dropped = connections.map_or("every connection".to_owned(), |number| count(number, "connection"));
+            let lost = memory_bytes.map(|bytes| format!(" ({} in memory)", show_size(bytes))).unwrap_or_default();
+            format!("restart: {dropped} dropped, and ALL ITS DATA IS LOST{lost}, because nothing of it is on disk")
+        }
+        Cost::Rebinds { port } => format!("live, open connections stay; clients have to connect to port {port} from now on"),
         Cost::Stop { connections } => format!("stop: {} dropped for good", count(*connections, "connection")),
+        Cost::Closes { user, connections: 0, at_most: _ } => format!("no connection of user {user} is open now"),
         Cost::Closes { user, connections, at_most } => {
             let bound = if *at_most { "at most " } else { "" };
             format!("closes {bound}{} of user {user}", count(*connections, "connection"))
@@ -71,7 +78,9 @@ pub fn held_reason(reason: &HeldReason) -> String {
             "the revision deletes {deletes} instances and may delete {max_deletes} (guard.max_deletes): \
              run \"valkeeper approve {revision}\" to let it pass"
         ),
-        HeldReason::Protected => "it is protected: set protect = false and apply that first".to_owned(),
+        HeldReason::Protected => {
+            "it is protected: apply its block with protect = false, and without ensure = \"absent\", first".to_owned()
+        }
         HeldReason::Vanished => "its block is gone from the state repository and guard.prune is off: \
                                  put it back with ensure = \"absent\" to delete it"
             .to_owned(),

@@ -1,0 +1,263 @@
+//! What somebody changes by hand is found, shown as drift and put right; and what a change costs the clients, to the letter.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::site::{Client, Ran, Site};
+use crate::support::signal;
+
+const PASSWORD: &str = "drift-test-secret";
+/// SHA-256 of the password above, and of `second`.
+fn hash(of: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(of.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn declared(settings: &str, passwords: &[&str], privileges: &str) -> String {
+    let hashes: Vec<String> = passwords.iter().map(|password| format!("\"{}\"", hash(password))).collect();
+    format!(
+        "[instances.one]\nshard = \"a\"\n{settings}\n[instances.one.users.app]\npassword_sha256 = [{}]\nprivileges = [{privileges}]\n\
+         [instances.other]\nshard = \"a\"\n",
+        hashes.join(", ")
+    )
+}
+
+fn base() -> String {
+    declared("config = { timeout = 0, hz = 20 }", &[PASSWORD], "\"+@all\"")
+}
+
+fn site() -> Site {
+    let site = Site::new(&base());
+    site.applied();
+    let mut client = site.client("one", "app", PASSWORD);
+    for number in 0..50 {
+        client.ask(&format!("SET key:{number} {number}"));
+    }
+    site
+}
+
+/// Found, shown as drift and not as a request, put right; the data and the other instance stay as they are.
+#[track_caller]
+fn repaired(site: &Site) -> Ran {
+    let plan = site.run(&["plan"]).expect(2).says("drift");
+    assert!(!plan.out.contains("requested"), "{}", plan.out);
+    let json = site.run(&["plan", "--json"]).expect(2).json();
+    assert_eq!(json["resource_changes"], serde_json::json!([]), "{json:#}");
+    assert_eq!(json["resource_drift"][0]["name"], "one", "{json:#}");
+    let other = site.pid("other");
+    site.applied();
+    site.settled();
+    assert_eq!(site.pid("other"), other);
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!(client.ask("DBSIZE"), ":50");
+    assert_eq!(client.ask("CONFIG GET hz"), "hz 20");
+    assert!(Client::to(site.port("one")).unwrap().ask("PING").contains("NOAUTH"), "default is closed");
+    plan
+}
+
+#[track_caller]
+fn drift(commands: &[&str]) -> Ran {
+    let site = site();
+    let pid = site.pid("one");
+    let mut client = site.client("one", "app", PASSWORD);
+    for command in commands {
+        let reply = client.ask(command);
+        assert!(!reply.starts_with('-'), "{command}: {reply}");
+    }
+    let plan = repaired(&site);
+    if !plan.out.contains("restart") {
+        assert_eq!(site.pid("one"), pid);
+    }
+    plan
+}
+
+#[test]
+fn a_setting_changed_by_hand_is_drift() {
+    drift(&["CONFIG SET hz 33 maxmemory-samples 9"]).says("hz: 33 -> 20").says("maxmemory-samples: 9 -> 5");
+}
+
+#[test]
+fn a_setting_rewritten_by_the_server_is_drift() {
+    drift(&["CONFIG SET hz 33", "CONFIG REWRITE"]).says("hz: 33 -> 20");
+}
+
+#[test]
+fn a_user_changed_by_hand_is_drift() {
+    drift(&["ACL SETUSER app -flushall &news >second"]).says("user app");
+}
+
+#[test]
+fn the_default_user_opened_by_hand_is_closed() {
+    drift(&["ACL SETUSER default on nopass ~* &* +@all"]).says("user default");
+}
+
+#[test]
+fn the_operator_changed_by_hand_is_put_right() {
+    drift(&["ACL SETUSER valkeeper ~* +@all"]).says("user valkeeper");
+}
+
+#[test]
+fn the_operator_removed_by_hand_comes_back_and_the_plan_says_what_that_costs() {
+    drift(&["ACL DELUSER valkeeper"]).says("restart");
+    drift(&["ACL DELUSER valkeeper", "ACL SAVE"]).says("restart");
+    drift(&["ACL SETUSER valkeeper resetpass >hijacked"]).says("restart");
+}
+
+#[test]
+fn an_operator_password_edited_in_the_marker_is_given_to_the_server() {
+    let site = site();
+    let marker = site.read("state/instances/one.toml");
+    site.write("state/instances/one.toml", marker.replace("operator_password = \"", "operator_password = \"x"));
+    repaired(&site).says("restart");
+}
+
+#[test]
+fn a_server_made_a_replica_by_hand_is_a_primary_again() {
+    drift(&["REPLICAOF 127.0.0.1 1"]).says("replicaof: 127.0.0.1 1 -> \"\"");
+}
+
+#[test]
+fn a_declared_user_removed_by_hand_comes_back() {
+    let site = site();
+    site.operator("one").ask("ACL DELUSER app");
+    repaired(&site).says("user app");
+}
+
+#[test]
+fn an_edited_config_file_is_drift() {
+    let site = site();
+    let config = site.read("state/config/one.conf");
+    site.write("state/config/one.conf", config.replace("hz 20", "hz 40").replace("appendonly yes", "appendonly no"));
+    repaired(&site).says("hz");
+    site.write("state/config/one.conf", format!("{config}\nrequirepass hunter2\nsave 1 1\n"));
+    let plan = repaired(&site);
+    assert!(!plan.all().contains("hunter2"), "{}", plan.all());
+    site.write("state/config/one.conf", [0xff, 0xfe, 0x00]);
+    repaired(&site);
+    fs::remove_file(site.path("state/config/one.conf")).unwrap();
+    let plan = site.run(&["plan"]).expect(2).says("drift");
+    assert!(!plan.out.contains("requested"), "{}", plan.out);
+    site.applied();
+    site.settled();
+}
+
+#[test]
+fn an_edited_or_deleted_acl_file_is_drift() {
+    let site = site();
+    let acl = site.read("state/data/one/users.acl");
+    for text in [
+        "",
+        "nonsense\n",
+        &acl.replace("user app on", "user app off"),
+        &acl.replace("user default off", "user default on nopass"),
+    ] {
+        site.write("state/data/one/users.acl", text);
+        repaired(&site).says("ACL file");
+    }
+    site.write("state/data/one/users.acl", [0xff; 100]);
+    repaired(&site).says("ACL file");
+    fs::remove_file(site.path("state/data/one/users.acl")).unwrap();
+    repaired(&site).says("ACL file");
+}
+
+#[test]
+fn a_killed_server_is_started_with_its_data_and_its_files_put_right() {
+    let site = site();
+    std::thread::sleep(Duration::from_millis(1100));
+    signal(site.pid("one"), "-9");
+    repaired(&site).says("start the server, which is down");
+    // An open ACL file under a server that is down must not open it for a moment.
+    let pid = site.pid("one");
+    signal(pid, "-TERM");
+    site.write("state/data/one/users.acl", "user default on nopass ~* &* +@all\n");
+    let config = site.read("state/config/one.conf");
+    site.write("state/config/one.conf", config.replace("hz 20", "hz 77"));
+    while fs::read_link(format!("/proc/{pid}/cwd")).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    repaired(&site).says("ACL file");
+}
+
+#[test]
+fn rights_that_are_given_drop_nobody() {
+    let site = Site::new(&declared("", &[PASSWORD], "\"+@read\", \"+client\""));
+    site.applied();
+    let mut client = site.client("one", "app", PASSWORD);
+    let id = client.ask("CLIENT ID");
+    site.declare(&declared("max_memory_mb = 128\nconfig = { hz = 50 }", &[PASSWORD, "second"], "\"+@all\""));
+    let plan = site.run(&["plan"]).expect(2).says("no connection is dropped");
+    assert!(!plan.out.contains("closes"), "{}", plan.out);
+    site.applied();
+    assert_eq!(client.ask("CLIENT ID"), id);
+    assert_eq!(client.ask("SET a b"), "+OK");
+    assert_eq!(client.ask("CONFIG GET maxmemory"), "maxmemory 134217728");
+    site.client("one", "app", "second");
+    site.settled();
+}
+
+#[test]
+fn whose_rights_shrink_is_closed_and_others_are_not() {
+    let tables = |rights: &str| {
+        format!(
+            "{}[instances.one.users.bystander]\npassword_sha256 = \"{}\"\nprivileges = [\"+@all\"]\n",
+            declared("", &[PASSWORD, "second"], rights).replace("[instances.other]\nshard = \"a\"\n", ""),
+            hash(PASSWORD)
+        )
+    };
+    let site = Site::new(&tables("\"+@all\""));
+    site.applied();
+    let mut bystander = site.client("one", "bystander", PASSWORD);
+    for change in [
+        tables("\"+@all\", \"-flushall\""),
+        tables("\"+@all\", \"-flushall\"").replacen(&format!(", \"{}\"", hash("second")), "", 1),
+    ] {
+        let mut clients = [site.client("one", "app", PASSWORD), site.client("one", "app", PASSWORD)];
+        site.declare(&change);
+        site.run(&["plan"]).expect(2).says("closes 2 connections of user app");
+        site.applied();
+        for client in &mut clients {
+            assert_eq!(client.try_ask("PING"), None, "its connection is closed");
+        }
+        assert_eq!(bystander.ask("PING"), "+PONG");
+        site.settled();
+    }
+    let mut client = site.client("one", "app", PASSWORD);
+    assert!(client.ask("FLUSHALL").contains("NOPERM"));
+    // The user leaves the text: it goes, and so do its connections.
+    let text = tables("\"+@all\"");
+    let user = text.find("[instances.one.users.app]").unwrap();
+    let next = text.find("[instances.one.users.bystander]").unwrap();
+    site.declare(&format!("{}{}", &text[..user], &text[next..]));
+    site.run(&["plan"]).expect(2).says("- user app").says("closes 1 connection of user app");
+    site.applied();
+    assert_eq!(client.try_ask("PING"), None);
+    assert_eq!(bystander.ask("PING"), "+PONG");
+    site.settled();
+}
+
+#[test]
+fn a_restart_is_announced_and_keeps_the_data() {
+    let site = site();
+    let pid = site.pid("one");
+    let _client = site.client("one", "app", PASSWORD);
+    site.declare(&base().replace("hz = 20", "hz = 20, databases = 4"));
+    site.run(&["plan"]).expect(2).says("restart: 1 connection dropped").says("databases: 16 -> 4");
+    site.applied();
+    site.settled();
+    assert_ne!(site.pid("one"), pid);
+    assert_eq!(site.client("one", "app", PASSWORD).ask("DBSIZE"), ":50");
+}
+
+#[test]
+fn undeclared_users_are_kept_and_told_or_removed() {
+    let site = site();
+    site.operator("one").ask("ACL SETUSER stranger on nopass +ping");
+    site.run(&["plan"]).says("undeclared user stranger");
+    site.applied();
+    site.settled_with_notes();
+    site.declare(&format!("[guard]\nundeclared_users = \"remove\"\n{}", base()));
+    site.run(&["plan"]).expect(2).says("- user stranger");
+    site.applied();
+    site.settled();
+    assert!(!site.operator("one").ask("ACL USERS").contains("stranger"));
+}

@@ -1,0 +1,292 @@
+//! A person at the command line: a folder of TOML, the built program, and real servers that end with the test.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::stop_all;
+
+/// No command of these tests takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Ports that one site may use.
+const PORTS: u16 = 40;
+
+/// A state repository with one node, in a temporary folder.
+pub struct Site {
+    pub folder: TempDir,
+    pub first_port: u16,
+    /// Where its throwaway servers have their folders.
+    pub scratch: TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Fails with all that was said unless the command ended like this.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "\n{}\n{}", self.out, self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, words: &str) -> Self {
+        assert!(self.all().contains(words), "{words:?} is missing in:\n{}", self.all());
+        self
+    }
+
+    pub fn all(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}\n{}", self.all()))
+    }
+
+    pub fn json_lines(&self) -> Vec<serde_json::Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
+}
+
+/// Ranges below the kernel's own ephemeral ports; those of tests that run at the same time do not meet.
+fn ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let process = u16::try_from(std::process::id() % 64).unwrap();
+    10_000 + (process * 5 + NEXT.fetch_add(1, Ordering::Relaxed)) % 550 * PORTS
+}
+
+impl Site {
+    /// With these tables behind those of the fleet, its node and its shard `a`.
+    pub fn new(tables: &str) -> Self {
+        Self::below(&std::env::temp_dir(), tables)
+    }
+
+    /// In a folder below this one.
+    pub fn below(folder: &Path, tables: &str) -> Self {
+        let (folder, scratch) = (tempfile::tempdir_in(folder).unwrap(), tempfile::tempdir().unwrap());
+        let site = Self { folder, first_port: ports(), scratch };
+        site.declare(tables);
+        site
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    pub fn declare(&self, tables: &str) {
+        let (first, last) = (self.first_port, self.first_port + PORTS - 1);
+        let head = format!(
+            "[fleet]\nname = \"prod\"\n[nodes.here]\nlocal = \"./state\"\n[shards.a]\nnodes = [\"here\"]\nports = \"{first}-{last}\"\n"
+        );
+        self.write("fleet.toml", format!("{head}{tables}"));
+    }
+
+    pub fn write(&self, below: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path(below), text).unwrap();
+    }
+
+    pub fn read(&self, below: &str) -> String {
+        fs::read_to_string(self.path(below)).unwrap_or_else(|error| panic!("{below}: {error}"))
+    }
+
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_valkeeper"));
+        command.args(arguments).current_dir(self.folder.path()).env("TMPDIR", self.scratch.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs `valkeeper` in the folder, without a terminal.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.command(arguments).spawn().unwrap())
+    }
+
+    #[track_caller]
+    pub fn apply(&self) -> Ran {
+        self.run(&["apply", "--yes"])
+    }
+
+    #[track_caller]
+    pub fn applied(&self) -> Ran {
+        self.apply().expect(0)
+    }
+
+    /// Nothing is left to do.
+    #[track_caller]
+    pub fn settled(&self) {
+        let plan = self.run(&["plan"]).expect(0);
+        assert!(plan.out.ends_with("No changes.\n"), "{}", plan.out);
+    }
+
+    /// Nothing is left to do, and something is worth telling.
+    #[track_caller]
+    pub fn settled_with_notes(&self) {
+        self.run(&["plan"]).expect(0).says("Notes:").says("No changes.");
+    }
+
+    /// The port that an instance was given, from its config file.
+    pub fn port(&self, instance: &str) -> u16 {
+        let config = self.read(&format!("state/config/{instance}.conf"));
+        config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap()
+    }
+
+    pub fn pid(&self, instance: &str) -> u32 {
+        self.read(&format!("state/run/{instance}.pid")).trim().parse().unwrap()
+    }
+
+    /// A connection to an instance as one of its users.
+    pub fn client(&self, instance: &str, user: &str, password: &str) -> Client {
+        let mut client = Client::to(self.port(instance)).unwrap();
+        assert_eq!(client.ask(&format!("AUTH {user} {password}")), "+OK");
+        client
+    }
+
+    /// The same, or why it is not let in.
+    pub fn client_or_refusal(&self, instance: &str, user: &str, password: &str) -> Result<Client, String> {
+        let mut client = Client::to(self.port(instance)).map_err(|error| error.to_string())?;
+        let reply = client.ask(&format!("AUTH {user} {password}"));
+        if reply == "+OK" { Ok(client) } else { Err(reply) }
+    }
+
+    /// A connection with the rights of the operator.
+    pub fn operator(&self, instance: &str) -> Client {
+        let marker = self.read(&format!("state/instances/{instance}.toml"));
+        let line = marker.lines().find(|line| line.starts_with("operator_password")).unwrap();
+        self.client(instance, "valkeeper", line.split('"').nth(1).unwrap())
+    }
+
+    /// Every file and folder with what tells that it was written to. Logs are the servers' own.
+    pub fn listing(&self) -> BTreeMap<PathBuf, (u64, i64, i64, u64)> {
+        let mut found = BTreeMap::new();
+        list(self.folder.path(), &mut found);
+        found
+    }
+}
+
+fn list(folder: &Path, found: &mut BTreeMap<PathBuf, (u64, i64, i64, u64)>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let meta = fs::symlink_metadata(entry.path()).unwrap();
+        found.insert(entry.path(), (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()));
+        if meta.is_dir() {
+            list(&entry.path(), found);
+        }
+    }
+}
+
+/// Waits for a command to end and gives all that it said.
+#[track_caller]
+pub fn finish(mut child: Child) -> Ran {
+    let out = child.stdout.take();
+    finish_with(child, out.map(|stream| Box::new(stream) as _))
+}
+
+/// The same for a command whose output nobody reads any more.
+#[track_caller]
+pub fn finish_unread(child: Child) -> Ran {
+    finish_with(child, Some(Box::new(std::io::empty())))
+}
+
+#[track_caller]
+fn finish_with(mut child: Child, out: Option<Box<dyn std::io::Read + Send>>) -> Ran {
+    let err = child.stderr.take();
+    let read = |stream: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stream.unwrap().read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let out = read(out);
+    let err = read(err.map(|stream| Box::new(stream) as _));
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("the command did not end");
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    };
+    Ran { code: status.code(), out: out.join().unwrap(), err: err.join().unwrap() }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        stop_all(self.folder.path());
+        stop_all(self.scratch.path());
+    }
+}
+
+/// A plain client: one line asks, one reply comes back.
+pub struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn to(port: u16) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self { reader: BufReader::new(stream) })
+    }
+
+    /// The reply as text; nothing if the connection was closed.
+    pub fn try_ask(&mut self, words: &str) -> Option<String> {
+        self.reader.get_mut().write_all(format!("{words}\r\n").as_bytes()).ok()?;
+        self.reply()
+    }
+
+    #[track_caller]
+    pub fn ask(&mut self, words: &str) -> String {
+        self.try_ask(words).unwrap_or_else(|| panic!("the connection was closed at {words:?}"))
+    }
+
+    /// Commands in one go, whose replies are all fine.
+    #[track_caller]
+    pub fn ask_many(&mut self, lines: &str, replies: usize) {
+        self.reader.get_mut().write_all(lines.as_bytes()).unwrap();
+        for _ in 0..replies {
+            let reply = self.reply().unwrap();
+            assert!(!reply.starts_with('-'), "{reply}");
+        }
+    }
+
+    fn reply(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
+        let line = line.trim_end().to_owned();
+        let number = || line.get(1..).and_then(|rest| rest.parse::<usize>().ok());
+        match line.as_bytes().first()? {
+            b'$' => {
+                let Some(length) = number() else { return Some("nothing".to_owned()) };
+                let mut bytes = vec![0; length + 2];
+                self.reader.read_exact(&mut bytes).ok()?;
+                bytes.truncate(length);
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            b'*' => {
+                let items = (0..number()?).map(|_| self.reply()).collect::<Option<Vec<_>>>()?;
+                Some(items.join(" "))
+            }
+            _ => Some(line),
+        }
+    }
+}
