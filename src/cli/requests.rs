@@ -1,0 +1,97 @@
+//! `sync`, `suspend`, `resume`, `retry`, `accept`: a word to the daemon, and what it says.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::client::SocketArgs;
+use super::exit::Exit;
+use super::source;
+use crate::daemon::control::Request;
+use crate::model::name::InstanceName;
+use crate::model::size::parse_duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncArgs {
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Return when the pass has ended
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// It ends by itself, and survives a restart of the daemon: it is part of what the fleet remembers on its nodes
+#[derive(Debug, Args)]
+pub(crate) struct SuspendArgs {
+    /// The instance; all of them if left out
+    pub name: Option<String>,
+    /// Why, for those who wonder
+    #[arg(long)]
+    pub reason: String,
+    /// For how long, such as 2h
+    #[arg(long = "for", value_name = "DURATION")]
+    pub duration: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The instance; all of them if left out
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    /// The full id of the revision
+    pub revision: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// The longest suspension: who needs longer sets mode = "observe".
+const SUSPENSION_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+fn named(name: Option<&str>) -> anyhow::Result<Option<InstanceName>> {
+    name.map(InstanceName::new).transpose().map_err(Into::into)
+}
+
+async fn say(socket: &SocketArgs, action: &str, request: &Request) -> anyhow::Result<Exit> {
+    let said = socket.ask(action, request).await?;
+    super::print(&format!("{said}\n"))?;
+    Ok(Exit::Ok)
+}
+
+pub(crate) async fn sync(args: SyncArgs) -> anyhow::Result<Exit> {
+    say(&args.socket, "sync", &Request { wait: args.wait, ..Request::default() }).await
+}
+
+pub(crate) async fn suspend(args: SuspendArgs) -> anyhow::Result<Exit> {
+    let duration = parse_duration(&args.duration).filter(|duration| !duration.is_zero());
+    let duration = duration.with_context(|| format!("{:?} is not a duration such as 2h or 45m", args.duration))?;
+    anyhow::ensure!(duration <= SUSPENSION_MAX, "a suspension lasts 30 days at most: set mode = \"observe\" for longer");
+    let until = crate::daemon::backoff::later(crate::host::clock::now(), duration);
+    let request = Request {
+        name: named(args.name.as_deref())?,
+        by: Some(source::user()),
+        reason: Some(args.reason),
+        until: Some(until),
+        ..Request::default()
+    };
+    say(&args.socket, "suspend", &request).await
+}
+
+pub(crate) async fn resume(args: NameArgs) -> anyhow::Result<Exit> {
+    say(&args.socket, "resume", &Request { name: named(args.name.as_deref())?, ..Request::default() }).await
+}
+
+pub(crate) async fn retry(args: NameArgs) -> anyhow::Result<Exit> {
+    say(&args.socket, "retry", &Request { name: named(args.name.as_deref())?, ..Request::default() }).await
+}
+
+pub(crate) async fn accept(args: AcceptArgs) -> anyhow::Result<Exit> {
+    say(&args.socket, "accept", &Request { revision: Some(args.revision), ..Request::default() }).await
+}
