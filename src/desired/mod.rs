@@ -15,6 +15,7 @@ mod reader;
 mod revision;
 pub mod schema;
 mod secret;
+pub mod service;
 mod source;
 mod syntax;
 mod user;

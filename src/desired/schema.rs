@@ -79,7 +79,7 @@ pub struct Text {
     pub except: &'static [&'static str],
 }
 
-const fn text(what: &'static str, pattern: Option<&'static str>) -> Text {
+pub(super) const fn text(what: &'static str, pattern: Option<&'static str>) -> Text {
     Text { what, pattern, except: &[] }
 }
 
@@ -105,23 +105,23 @@ static KEY_PATTERN_TEXT: Text =
     text("a key pattern such as \"~app:*\"; \"%R~…\" for reading only", Some("^(%[RrWw]{1,2})?~[^\\s\"']+$"));
 static CHANNEL: Text = text("a channel pattern such as \"&events:*\"", Some("^&[^\\s\"']+$"));
 
-const fn key(name: &'static str, about: &'static str, shape: Shape) -> Key {
+pub(super) const fn key(name: &'static str, about: &'static str, shape: Shape) -> Key {
     Key { name, about, shape, required: false, default: None }
 }
 
 impl Key {
-    const fn required(mut self) -> Self {
+    pub(super) const fn required(mut self) -> Self {
         self.required = true;
         self
     }
 
-    const fn default(mut self, value: &'static str) -> Self {
+    pub(super) const fn default(mut self, value: &'static str) -> Self {
         self.default = Some(value);
         self
     }
 }
 
-const fn table(about: &'static str, keys: &'static [&'static Key]) -> Table {
+pub(super) const fn table(about: &'static str, keys: &'static [&'static Key]) -> Table {
     Table { about, form: "a table", keys, exactly_one: &[], at_least_one: &[], needs: None }
 }
 
