@@ -1,4 +1,5 @@
 //! The daemon: follows a source and keeps the nodes as it says.
 
 pub mod backoff;
+pub mod notify;
 pub mod status;
