@@ -10,6 +10,8 @@
 //! - [`host`]: primitives on one machine: files, processes, the server's socket
 //! - [`fleet`]: all nodes as one: looking and acting
 //! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
+//! - [`metrics`]: what Prometheus scrapes
+//! - [`http`]: metrics, health and push hooks over TCP
 //! - [`cli`]: what people type
 
 pub mod apply;
@@ -18,6 +20,8 @@ pub mod daemon;
 pub mod desired;
 pub mod fleet;
 pub mod host;
+pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod plan;

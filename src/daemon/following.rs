@@ -8,7 +8,8 @@ use super::status::{Problem, ProblemKind, SourceStatus};
 use crate::desired::{self, Source};
 use crate::model::desired::Desired;
 use crate::model::record::FleetRecord;
-use crate::repo::{Repo, RepoError, Revision};
+use crate::repo::{Location, Repo, RepoError, Revision, Spec, Verify};
+use crate::observe::chain;
 use crate::roots::{self, Roots};
 
 /// How far back in history a good revision is looked for after a start.
@@ -42,7 +43,7 @@ struct Bad {
 }
 
 fn bad(kind: ProblemKind) -> impl Fn(RepoError) -> Bad {
-    move |error| Bad { kind, message: crate::host::chain(&error) }
+    move |error| Bad { kind, message: chain(&error) }
 }
 
 impl Following {
@@ -65,13 +66,13 @@ impl Following {
     /// Is there something newer than what is in force? A cheap look, for a pass that is under way.
     pub async fn has_moved(&self) -> bool {
         let head = self.repo.head().await.ok();
-        head.is_some_and(|head| Some(&head) != self.head.as_ref())
+        head.is_some_and(|head| Some(&head.revision) != self.head.as_ref())
     }
 
     /// Looks for a newer revision. What is bad leaves the last good one in force. Gives whether another one is in force now.
     pub async fn follow(&mut self, now: Timestamp) -> bool {
         let head = match self.repo.head().await {
-            Ok(head) => head,
+            Ok(head) => head.revision,
             Err(error) => {
                 self.trouble(bad(ProblemKind::Fetch)(error), now);
                 return false;
@@ -115,7 +116,10 @@ impl Following {
     }
 
     async fn judge(&self, revision: &Revision) -> Result<InForce, Bad> {
-        let signed_by = self.repo.verify(revision).await.map_err(bad(ProblemKind::Verify))?;
+        let signed_by = match self.repo.spec().verify {
+            Verify::Off => None,
+            Verify::Head { .. } => Some(self.repo.verify(revision).await.map_err(bad(ProblemKind::Verify))?.signer),
+        };
         let sources = self.repo.read(revision).await.map_err(bad(ProblemKind::Read))?;
         let invalid = |message: String| Bad { kind: ProblemKind::Invalid, message };
         let roots = self.roots.clone();
@@ -139,37 +143,47 @@ impl Following {
         if settled.revision == revision.as_str() || record.accepted.as_deref() == Some(revision.as_str()) {
             return false;
         }
-        let why = match self.repo.descends(revision, &Revision::from(settled.revision.as_str())).await {
-            Ok(true) => return false,
-            Ok(false) => "history was rewound or rewritten".to_owned(),
-            Err(error) => crate::host::chain(&error),
+        let old = Revision::new(&settled.revision).ok();
+        let why = match &old {
+            // Settled from a plain file: there is no history that could be kept to.
+            None => return false,
+            Some(old) => match self.repo.descends(revision, old).await {
+                Ok(true) => return false,
+                Ok(false) => "history was rewound or rewritten".to_owned(),
+                Err(error) => chain(&error),
+            },
         };
         let message = format!(
             "revision {revision} does not follow {}, which was settled: {why}; \
              \"valkeeper accept {revision}\" takes it all the same",
             settled.revision
         );
-        let old = Revision::from(settled.revision.as_str());
-        self.in_force = self.judge(&old).await.ok().map(Arc::new);
+        self.in_force = match old {
+            Some(old) => self.judge(&old).await.ok().map(Arc::new),
+            None => None,
+        };
         self.trouble(Bad { kind: ProblemKind::Rewound, message }, now);
         true
     }
 
     /// What another branch says, for a plan of it.
-    pub async fn read_other(&self, reference: &str) -> Result<Desired, String> {
-        let text = |error: RepoError| crate::host::chain(&error);
-        let revision = self.repo.resolve(reference).await.map_err(text)?;
-        match self.judge(&revision).await {
+    pub async fn read_other(&self, branch: &str) -> Result<Desired, String> {
+        let spec = Spec { branch: branch.to_owned(), ..self.repo.spec().clone() };
+        let other = Self::new(Repo::open(spec).map_err(|error| chain(&error))?, self.roots.clone());
+        let head = other.repo.head().await.map_err(|error| chain(&error))?;
+        match other.judge(&head.revision).await {
             Ok(good) => Ok(good.desired),
             Err(bad) => Err(bad.message),
         }
     }
 
     pub fn status(&self) -> SourceStatus {
+        let Spec { location, branch, folder, .. } = self.repo.spec();
+        let with_git = !matches!(location, Location::Folder(_));
         SourceStatus {
-            location: self.repo.location(),
-            branch: self.repo.branch(),
-            folder: self.repo.folder(),
+            location: location.show(),
+            branch: with_git.then(|| branch.clone()),
+            folder: if with_git { folder.clone() } else { ".".to_owned() },
             head: self.head.as_ref().map(ToString::to_string),
             desired: self.in_force.as_ref().map(|in_force| in_force.revision.to_string()),
             signed_by: self.in_force.as_ref().and_then(|in_force| in_force.signed_by.clone()),

@@ -5,7 +5,7 @@
 
 pub mod backoff;
 pub mod command;
-mod control;
+pub mod control;
 mod following;
 mod lifecycle;
 pub mod notify;
@@ -19,15 +19,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rand::RngExt as _;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::host::clock;
 use crate::http;
 use crate::metrics::Metrics;
+use crate::observe::chain;
 use crate::model::password::Secret;
 use crate::repo::{self, Repo};
 use crate::roots::Roots;
@@ -35,6 +36,7 @@ use command::{Command, WAITING_MAX, What};
 use following::Following;
 use pass::Passes;
 use shared::Shared;
+use status::PassResult;
 
 /// What a daemon is told at its start.
 pub struct Options {
@@ -42,8 +44,8 @@ pub struct Options {
     pub roots: Roots,
     /// Between two looks when nothing else asks for one.
     pub poll: Duration,
-    /// Where metrics and hooks are served; nothing: nowhere.
-    pub listen: Option<SocketAddr>,
+    /// Where metrics, health and hooks are served.
+    pub listen: SocketAddr,
     pub socket: PathBuf,
     pub hook_secret: Option<Secret>,
 }
@@ -52,13 +54,17 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error("the source cannot be followed")]
-    Source(#[from] repo::RepoError),
-    #[error("{0} cannot be listened on")]
+    Source(#[from] repo::SpecError),
+    #[error("{0} cannot be listened on: say another place with --listen")]
     Listen(SocketAddr, #[source] std::io::Error),
     #[error(transparent)]
     Control(#[from] control::ControlError),
     #[error("signals cannot be heard")]
     Signals(#[from] std::io::Error),
+    #[error(transparent)]
+    Metrics(#[from] crate::metrics::Unregistered),
+    #[error("the secret for hooks is empty")]
+    Hook,
 }
 
 /// How much the time between two looks varies, so that many daemons do not fetch at once.
@@ -69,60 +75,161 @@ const AT_ONCE_MAX: u32 = 50;
 const BREATH: Duration = Duration::from_secs(1);
 /// How soon a daemon that only watches looks whether it may act.
 const WATCHING: Duration = Duration::from_secs(2);
+/// A loop that shows no life for so long hangs: beyond the deadline of a step and of a fetch together.
+const BEAT: Duration = Duration::from_secs(120);
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop. `still_sound` judges the configuration when it is asked to be read again.
 ///
 /// # Errors
 /// When it cannot begin; once it runs, it goes on.
-pub async fn run(options: Options) -> Result<(), DaemonError> {
-    let shared = Arc::new(Shared::new(Metrics::new()));
+pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>) -> Result<(), DaemonError> {
     let repo = Repo::open(options.source.clone())?;
+    let roots = options.roots.clone();
+    let following = Following::new(repo, roots.clone());
+    let shared = Arc::new(Shared::new(Metrics::new()?, following.status()));
     let (sender, mut requests) = mpsc::channel(WAITING_MAX);
     let _control = control::serve(&options.socket, Arc::clone(&shared), sender)?;
     serve_http(&options, &shared).await?;
-    let woken = Arc::clone(&shared);
-    let _watcher = match repo::watch(&options.source, move || woken.trigger.notify_one()) {
-        Ok(watcher) => Some(watcher),
-        Err(error) => {
-            warn!("changes are not seen at once, only by the poll: {}", crate::host::chain(&error));
-            None
-        }
-    };
+    let _watcher = watch(&options, &shared);
     let mut signals = Signals::new()?;
     tokio::spawn(keep_watchdog(Arc::clone(&shared)));
-    let mut passes = Passes::new(Following::new(repo, options.roots.clone()), options.roots.clone(), Arc::clone(&shared));
+    let mut passes = Passes::new(following, roots, Arc::clone(&shared));
     notify::ready();
-    info!(version = env!("CARGO_PKG_VERSION"), "following {}", options.source.location);
+    info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
     let mut waiting: VecDeque<Command> = VecDeque::new();
     let mut in_a_row = 0;
     loop {
         let ended = tokio::select! {
             ended = passes.pass(&mut requests, &mut waiting) => ended,
-            // A step under way is left to end by itself on its node; the next daemon finds what it left.
-            () = signals.stop.recv() => break,
+            // A step under way ends by itself, or is found half done by the next daemon.
+            () = signals.stopped() => break,
         };
-        let mut again = ended.again;
-        for Command { what, answer } in waiting.drain(..) {
-            let (said, soon) = passes.answer(what).await;
-            again |= soon;
-            // Who asked may have gone.
-            let _gone = answer.send(said);
-        }
+        let again = answer(&mut passes, &mut waiting).await || ended.again;
         shared.beats();
         in_a_row = if again { in_a_row + 1 } else { 0 };
         if again && in_a_row < AT_ONCE_MAX {
             continue;
         }
         let pause = if again { BREATH } else { pause(&options, &passes, ended.result) };
+        passes.waits(pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.trigger.notified() => {}
-            () = signals.reload.recv() => info!("a look was asked for by SIGHUP"),
-            () = signals.stop.recv() => break,
-            Some(request) = requests.recv() => waiting.push_back(request),
+            () = signals.reloaded() => reload(&still_sound),
+            () = signals.stopped() => break,
+            Some(request) = requests.recv() => {
+                // A request is answered at once; only who wants a pass waits for one.
+                waiting.push_back(request);
+                let pass = waiting.iter().any(|request| matches!(request.what, What::Sync { .. }));
+                if !pass && !answer(&mut passes, &mut waiting).await {
+                    continue;
+                }
+            }
         }
     }
     notify::stopping();
     info!("stopped; the servers run on");
     Ok(())
+}
+
+/// Answers all requests that wait. Gives whether a pass should follow at once.
+async fn answer(passes: &mut Passes, waiting: &mut VecDeque<Command>) -> bool {
+    let mut again = false;
+    for Command { what, answer } in waiting.drain(..) {
+        let (said, soon) = passes.answer(what).await;
+        again |= soon;
+        // Who asked may have gone.
+        let _gone = answer.send(said);
+    }
+    again
+}
+
+fn reload(still_sound: &impl Fn() -> Result<(), String>) {
+    notify::reloading();
+    match still_sound() {
+        Ok(()) => info!("a look was asked for by SIGHUP; the configuration is sound and takes effect with the next start"),
+        Err(problem) => error!("the configuration is not sound any more, the old one stays: {problem}"),
+    }
+    notify::ready();
+}
+
+fn watch(options: &Options, shared: &Arc<Shared>) -> Option<repo::Watcher> {
+    let woken = Arc::clone(shared);
+    match repo::watch(&options.source, move || woken.trigger.notify_one()) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            warn!("changes are not seen at once, only by the poll: {}", chain(&error));
+            None
+        }
+    }
+}
+
+async fn serve_http(options: &Options, shared: &Arc<Shared>) -> Result<(), DaemonError> {
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| DaemonError::Listen(options.listen, error))?;
+    let hook = match &options.hook_secret {
+        Some(secret) => {
+            let woken = Arc::clone(shared);
+            let hook = http::Hook::new(secret.clone(), Arc::new(move || woken.trigger.notify_one()));
+            Some(hook.map_err(|_empty| DaemonError::Hook)?)
+        }
+        None => None,
+    };
+    let (asked, shown) = (Arc::clone(shared), Arc::clone(shared));
+    let site = http::Site {
+        metrics: Arc::clone(&shown.metrics),
+        moment: Arc::new(move || asked.moment()),
+        hook,
+        // A pass comes with every poll; three that did not end are too many.
+        limits: http::Limits { beat: BEAT, pass: options.poll * 3 + BEAT },
+    };
+    tokio::spawn(http::serve(listener, site, std::future::pending()));
+    Ok(())
+}
+
+/// Until the next look: the poll, or sooner if something is due.
+fn pause(options: &Options, passes: &Passes, result: PassResult) -> Duration {
+    let jitter = 1.0 + rand::rng().random_range(-JITTER..=JITTER);
+    let poll = options.poll.mul_f64(jitter);
+    let poll = if result == PassResult::Watching { poll.min(WATCHING) } else { poll };
+    let now = clock::now();
+    let due = passes.next_due().map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+    due.map_or(poll, |due| poll.min(due.max(Duration::from_millis(100))))
+}
+
+/// Tells the service manager that the loop lives, as long as it does.
+async fn keep_watchdog(shared: Arc<Shared>) {
+    let Some(interval) = notify::watchdog_interval() else { return };
+    loop {
+        if shared.moment().since_beat < BEAT {
+            notify::watchdog();
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn reloaded(&mut self) {
+        self.hangup.recv().await;
+    }
 }

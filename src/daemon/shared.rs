@@ -1,53 +1,64 @@
 //! What the loop shares with those who ask and scrape: the latest status, the trigger, the heartbeat, the metrics.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tracing::info;
 
-use super::status::Status;
+use super::status::{SourceStatus, Status};
 use crate::apply::schedule::Event;
-use crate::host::clock;
+use crate::host::clock::{self, Stopwatch};
+use crate::http::Moment;
 use crate::metrics::Metrics;
 use crate::model::plan::Subject;
 use crate::plan::show::step_line;
 
 /// One for each daemon.
 pub struct Shared {
-    status: RwLock<Option<Arc<Status>>>,
+    now: Mutex<Now>,
     /// Somebody thinks that there is something new. It carries nothing: the next pass looks for itself.
     pub trigger: Notify,
-    /// When the loop was last known to be alive. Seconds since 1970.
-    beat: AtomicI64,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+}
+
+struct Now {
+    status: Arc<Status>,
+    /// Since the loop was last known to be alive.
+    beat: Stopwatch,
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics) -> Self {
-        let shared = Self { status: RwLock::default(), trigger: Notify::new(), beat: AtomicI64::new(0), metrics };
-        shared.beats();
-        shared
+    pub fn new(metrics: Metrics, source: SourceStatus) -> Self {
+        let status = Arc::new(Status::at_start(clock::now(), source));
+        metrics.set_status(Arc::clone(&status));
+        let now = Now { status, beat: Stopwatch::start() };
+        Self { now: Mutex::new(now), trigger: Notify::new(), metrics: Arc::new(metrics) }
     }
 
-    pub fn status(&self) -> Option<Arc<Status>> {
-        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.now().status)
     }
 
     pub fn publish(&self, status: Status) {
-        self.beats();
         let status = Arc::new(status);
         self.metrics.set_status(Arc::clone(&status));
-        *self.status.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        let mut now = self.now();
+        now.status = status;
+        now.beat = Stopwatch::start();
     }
 
     pub fn beats(&self) {
-        self.beat.store(clock::now().as_second(), Ordering::Relaxed);
+        self.now().beat = Stopwatch::start();
     }
 
-    /// How long the loop has shown no life. Seconds.
-    pub fn silent_seconds(&self) -> i64 {
-        clock::now().as_second().saturating_sub(self.beat.load(Ordering::Relaxed))
+    /// The daemon at this moment, for those who ask whether it lives.
+    pub fn moment(&self) -> Moment {
+        let now = self.now();
+        Moment { now: clock::now(), since_beat: now.beat.elapsed(), status: Arc::clone(&now.status) }
     }
 
     /// A step began or ended.
@@ -56,8 +67,8 @@ impl Shared {
         match event {
             Event::Begun { .. } => {}
             Event::Ended { step, attempt, outcome, took, again } => {
+                self.metrics.step_ended(step.action.kind(), outcome.kind(), took);
                 let seconds = took.as_secs_f64();
-                self.metrics.step_ended(step.action.kind(), outcome.kind(), seconds);
                 // A failure is told once by the pass that gives up on it.
                 if outcome.is_done() {
                     let instance = match &step.subject {

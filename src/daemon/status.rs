@@ -139,6 +139,25 @@ pub enum State {
     Deleted,
 }
 
+impl Status {
+    /// Before the first pass.
+    pub fn at_start(started: Timestamp, source: SourceStatus) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            fleet: None,
+            started,
+            source,
+            settled: None,
+            watching: None,
+            suspended: None,
+            last_pass: None,
+            next_pass: None,
+            nodes: BTreeMap::new(),
+            instances: BTreeMap::new(),
+        }
+    }
+}
+
 impl State {
     pub const ALL: [Self; 6] = [Self::Pending, Self::Provisioning, Self::Active, Self::Failed, Self::Deleting, Self::Deleted];
 

@@ -38,6 +38,20 @@ impl Deadline {
     }
 }
 
+/// How long ago something was, by a clock that never jumps.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Waits between tries, soon again at first, then seldom.
 #[derive(Debug)]
 pub struct Poll {
