@@ -9,6 +9,7 @@
 //! - [`observe`]: looking at one node
 //! - [`host`]: primitives on one machine: files, processes, the server's socket
 //! - [`fleet`]: all nodes as one: looking and acting
+//! - [`repo`]: the source: following git, and reading the text of a revision
 //! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
 //! - [`cli`]: what people type
 
@@ -21,3 +22,4 @@ pub mod model;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
+pub mod repo;

@@ -1,4 +1,4 @@
-//! Reads the text and what it refers to from this machine: files, folders, passwords, local folders.
+//! Reads what the text refers to from this machine: passwords, local folders. The text itself is read by [`crate::repo`].
 //!
 //! A state repository names paths, and it must not reach beyond the roots that the command line names: every path is
 //! resolved, symbolic links included, and refused if it leads out. Only the hash of a password leaves this file.
@@ -6,12 +6,14 @@
 #![expect(clippy::disallowed_methods, reason = "what a person names at the command line is read here")]
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use crate::desired::{FILE_BYTES_MAX, SecretRef, Secrets, Source, SourceError};
+use crate::desired::{SecretRef, Secrets};
 use crate::model::password::PasswordHash;
+use crate::repo::folder::read_at_most;
+pub use crate::repo::folder::{ReadError, read};
 
 /// The largest password file, in bytes. A larger one is the wrong file.
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
@@ -39,83 +41,6 @@ fn parent(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         Some(_) | None => PathBuf::from("."),
     }
-}
-
-/// Why a file of the text cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("{}: cannot be read", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        cause: io::Error,
-    },
-    #[error("{}: leads out of the folder {}: put the file itself there", path.display(), folder.display())]
-    LeadsOut { path: PathBuf, folder: PathBuf },
-    #[error("{}: not a file", path.display())]
-    NotAFile { path: PathBuf },
-    #[error(transparent)]
-    Text(#[from] SourceError),
-}
-
-/// Reads a file, or all `*.toml` files of a folder in the order of their names; files whose names start with a dot, and
-/// folders below it, are left out.
-///
-/// # Errors
-/// All files that cannot be read.
-pub fn read(path: &Path) -> Result<Vec<Source>, Vec<ReadError>> {
-    if !path.is_dir() {
-        return read_file(path).map(|source| vec![source]).map_err(|error| vec![error]);
-    }
-    let io_error = |cause| vec![ReadError::Io { path: path.to_owned(), cause }];
-    let folder = path.canonicalize().map_err(io_error)?;
-    let (mut sources, mut errors) = (Vec::new(), Vec::new());
-    for file in toml_files(path).map_err(io_error)? {
-        match stays_inside(&file, &folder).and_then(|()| read_file(&file)) {
-            Ok(source) => sources.push(source),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(sources) } else { Err(errors) }
-}
-
-fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
-}
-
-fn stays_inside(file: &Path, folder: &Path) -> Result<(), ReadError> {
-    let target = file.canonicalize().map_err(|cause| ReadError::Io { path: file.to_owned(), cause })?;
-    if target.starts_with(folder) {
-        Ok(())
-    } else {
-        Err(ReadError::LeadsOut { path: file.to_owned(), folder: folder.to_owned() })
-    }
-}
-
-fn read_file(path: &Path) -> Result<Source, ReadError> {
-    let io_error = |cause| ReadError::Io { path: path.to_owned(), cause };
-    // Asked before opening: opening a named pipe would wait for somebody to write.
-    if !fs::metadata(path).map_err(io_error)?.is_file() {
-        return Err(ReadError::NotAFile { path: path.to_owned() });
-    }
-    let bytes = read_at_most(path, FILE_BYTES_MAX).map_err(io_error)?;
-    Ok(Source::from_bytes(path.display().to_string(), bytes)?)
-}
-
-/// Reads a file, but not more than one byte beyond the limit.
-fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The largest file of ours (a saved plan, live facts) that is read, in bytes: facts of 5,000 instances are some 30 MB.
@@ -239,38 +164,6 @@ mod tests {
 
     fn roots(folder: &Path) -> Roots {
         Roots::new(folder, None, None)
-    }
-
-    #[test]
-    fn a_folder_is_read_in_order_of_names_without_hidden_files() {
-        let folder = folder();
-        for name in ["b.toml", "a.toml", ".#a.toml", "c.txt"] {
-            fs::write(folder.path().join(name), name).unwrap();
-        }
-        fs::create_dir(folder.path().join("sub")).unwrap();
-        let texts: Vec<_> = read(folder.path()).unwrap().into_iter().map(|source| source.text).collect();
-        assert_eq!(texts, ["a.toml", "b.toml"]);
-    }
-
-    #[test]
-    fn all_files_that_cannot_be_read_are_named() {
-        let (folder, outside) = (folder(), folder());
-        let path = |name: &str| folder.path().join(name);
-        fs::write(outside.path().join("x.toml"), "").unwrap();
-        symlink(outside.path().join("x.toml"), path("a.toml")).unwrap();
-        symlink(path("nowhere"), path("b.toml")).unwrap();
-        fs::create_dir(path("c.toml")).unwrap();
-        fs::write(path("d.toml"), b"\xff").unwrap();
-        fs::write(path("e.toml"), "").unwrap();
-        symlink(path("e.toml"), path("f.toml")).unwrap();
-        let errors: Vec<_> = read(folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
-        assert_eq!(errors.len(), 4, "{errors:?}");
-        for (error, says) in
-            errors.iter().zip(["a.toml: leads out", "b.toml: cannot be read", "c.toml: not a file", "d.toml:1: not"])
-        {
-            assert!(error.contains(says), "{error}");
-        }
-        assert!(matches!(read(&path("nowhere")).unwrap_err()[..], [ReadError::Io { .. }]));
     }
 
     fn secret(reference: SecretRef, root: &Path) -> Result<PasswordHash, String> {

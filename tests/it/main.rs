@@ -14,6 +14,7 @@ mod laws;
 mod node;
 mod node_speed;
 mod problems;
+mod repo;
 mod sim;
 mod support;
 mod tidy;
