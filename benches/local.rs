@@ -24,7 +24,7 @@ use std::time::Duration;
 use floor::Login;
 use support::{compare, timed};
 use tempfile::TempDir;
-use valkeeper::cli::source;
+use valkeeper::roots;
 use valkeeper::desired::{self, Secrets};
 use valkeeper::fleet::local::{LocalFleet, Place};
 use valkeeper::model::desired::Desired;

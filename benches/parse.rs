@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::{compare, median, processor_time, timed};
-use valkeeper::cli::source;
+use valkeeper::roots;
 use valkeeper::desired::{self, Secrets, Source};
 
 const INSTANCES: usize = 100_000;

@@ -9,7 +9,10 @@
 //! - [`observe`]: looking at one node
 //! - [`host`]: primitives on one machine: files, processes, the server's socket
 //! - [`fleet`]: all nodes as one: looking and acting
+//! - [`repo`]: the source: following git, and reading the text of a revision
+//! - [`roots`]: what the text names on this machine, within the roots that the process was given
 //! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
+//! - [`daemon`]: triggers, passes, back-off, requests
 //! - [`metrics`]: what Prometheus scrapes
 //! - [`http`]: metrics, health and push hooks over TCP
 //! - [`cli`]: what people type
@@ -26,3 +29,5 @@ pub mod model;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;
+pub mod repo;
+pub mod roots;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::problems::{self, count};
-use super::source::{self, ReadError};
+use crate::roots::{self, ReadError};
 use crate::desired::{self, Problem, Secrets, Source};
 use crate::model::desired::Desired;
 use crate::observe::chain;
@@ -32,7 +32,7 @@ pub fn check(path: &Path, as_json: bool, out: &mut impl Write, err: &mut impl Wr
 }
 
 fn read_and_check(path: &Path) -> Result<Desired, Failure> {
-    let sources = source::read(path).map_err(Failure::Unreadable)?;
+    let sources = roots::read(path).map_err(Failure::Unreadable)?;
     desired::parse(&sources, &Secrets::Placeholder).map_err(|problems| Failure::Unsound { problems, sources })
 }
 

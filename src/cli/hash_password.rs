@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Read as _, Write};
 
 use dialoguer::Password;
 
-use super::source::{SECRET_BYTES_MAX, hash_secret};
+use crate::roots::{SECRET_BYTES_MAX, hash_secret};
 
 /// Why there is no hash.
 #[derive(Debug, thiserror::Error)]

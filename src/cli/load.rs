@@ -1,18 +1,15 @@
 //! From the command line to what is desired, and to the nodes it names.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 
 use super::SourceArgs;
 use super::check::Failure;
-use super::source::{self, Roots};
+use crate::roots::{self, Roots};
 use super::{out, problems};
 use crate::desired::{self, Secrets, Source, refusals_to_problems};
-use crate::fleet::local::{LocalFleet, Place, ssh_is_not_offered};
+use crate::fleet::local::LocalFleet;
 use crate::model::desired::{Desired, Reach};
 use crate::model::plan::Plan;
-use crate::observe::{Limits, Surroundings};
 
 /// What is desired, with the text it was read from, so that later problems can show their place.
 #[derive(Debug)]
@@ -24,7 +21,7 @@ pub(super) struct Loaded {
 /// Reads and checks the declared state, passwords included. Problems are printed; nothing is given then.
 pub(super) fn load(args: &SourceArgs) -> anyhow::Result<Option<Loaded>> {
     let roots = roots(args);
-    read(args, |text| source::read_secrets(&text.secret_refs().into_iter().collect::<Vec<_>>(), &roots))
+    read(args, |text| roots::read_secrets(&text.secret_refs().into_iter().collect::<Vec<_>>(), &roots))
 }
 
 /// The same for a command that compares no password, so that it works where the secrets are not.
@@ -33,7 +30,7 @@ pub(super) fn load_without_secrets(args: &SourceArgs) -> anyhow::Result<Option<L
 }
 
 fn read(args: &SourceArgs, secrets: impl FnOnce(&desired::Read) -> Secrets) -> anyhow::Result<Option<Loaded>> {
-    let failure = match source::read(&args.path) {
+    let failure = match roots::read(&args.path) {
         Err(errors) => Failure::Unreadable(errors),
         Ok(sources) => {
             let text = desired::read(&sources);
@@ -67,22 +64,16 @@ fn roots(args: &SourceArgs) -> Roots {
 /// The nodes that are named, as far as this release reaches them.
 pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<LocalFleet> {
     let roots = roots(args);
-    let mut places = BTreeMap::new();
     for (name, node) in &loaded.desired.nodes {
-        let place = match &node.reach {
-            Reach::Local(folder) => {
-                let folder = source::local_folder(folder, &roots).map_err(anyhow::Error::msg);
-                Place::Folder(folder.with_context(|| format!("node {name}"))?)
-            }
-            Reach::Ssh(destination) => ssh_is_not_offered(destination),
-        };
-        places.insert(name.clone(), place);
+        if let Reach::Local(folder) = &node.reach {
+            let usable = roots::local_folder(folder, &roots).map_err(anyhow::Error::msg);
+            usable.with_context(|| format!("node {name}"))?;
+        }
     }
-    let surroundings = Surroundings::of_this_process(Limits::default());
-    Ok(LocalFleet::new(&places, &surroundings).only(loaded.desired.fleet.clone()))
+    Ok(roots::fleet(&loaded.desired, &roots::places(&loaded.desired, &roots)))
 }
 
 /// Who acts, for those who find the nodes taken.
 pub(super) fn holder(command: &str) -> String {
-    format!("valkeeper {command} (process {}, {})", std::process::id(), source::user())
+    format!("valkeeper {command} (process {}, {})", std::process::id(), roots::user())
 }

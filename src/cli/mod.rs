@@ -3,6 +3,7 @@
 mod apply;
 mod approve;
 pub mod check;
+mod client;
 mod confirm;
 mod exit;
 pub mod hash_password;
@@ -14,10 +15,12 @@ mod out;
 mod plan;
 pub mod problems;
 mod progress;
+mod requests;
 mod restore;
+mod run;
 mod saved;
 pub mod schema;
-pub mod source;
+mod status;
 
 use std::io::{self, stdout};
 use std::path::PathBuf;
@@ -27,6 +30,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::observe::chain;
 use exit::Exit;
+use tracing_subscriber::EnvFilter;
 
 /// GitOps for Valkey on plain Linux hosts: TOML in, plan out, instances and users applied and kept.
 #[derive(Debug, Parser)]
@@ -46,6 +50,20 @@ enum Command {
     Apply(apply::ApplyArgs),
     /// Print what the nodes show, as TOML
     Observe(observe::ObserveArgs),
+    /// Follow a git repository and keep the nodes as it says: the daemon
+    Run(run::RunArgs),
+    /// Print what the daemon follows, and where each instance stands
+    Status(status::StatusArgs),
+    /// Ask the daemon for a pass now
+    Sync(requests::SyncArgs),
+    /// Have the daemon leave an instance, or all, alone for a while
+    Suspend(requests::SuspendArgs),
+    /// End a suspension
+    Resume(requests::NameArgs),
+    /// Have the daemon try what failed again at once
+    Retry(requests::NameArgs),
+    /// Have the daemon take a revision although history was rewound
+    Accept(requests::AcceptArgs),
     /// Let a revision pass the guard that holds it
     Approve(approve::ApproveArgs),
     /// List and bring back the data of a deleted instance
@@ -86,6 +104,10 @@ pub(crate) struct SourceArgs {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
+    // The daemon says how it logs in its configuration, so it begins by itself.
+    if !matches!(command, Command::Run(_)) {
+        start_log(false, "warn");
+    }
     let exit = match command {
         Command::Check(CheckArgs { path, json }) => {
             let sound = check::check(&path, json, &mut anstream::stdout(), &mut anstream::stderr());
@@ -96,6 +118,13 @@ pub fn run() -> ExitCode {
         Command::Plan(args) => with_runtime(plan::plan(args)),
         Command::Apply(args) => with_runtime(apply::apply(args)),
         Command::Observe(args) => with_runtime(observe::observe(args)),
+        Command::Run(args) => with_runtime(run::run(args)),
+        Command::Status(args) => with_runtime(status::status(args)),
+        Command::Sync(args) => with_runtime(requests::sync(args)),
+        Command::Suspend(args) => with_runtime(requests::suspend(args)),
+        Command::Resume(args) => with_runtime(requests::resume(args)),
+        Command::Retry(args) => with_runtime(requests::retry(args)),
+        Command::Accept(args) => with_runtime(requests::accept(args)),
         Command::Approve(args) => with_runtime(approve::approve(args)),
         Command::Restore(args) => with_runtime(restore::restore(args)),
     };
@@ -108,6 +137,17 @@ pub fn run() -> ExitCode {
             }
             Exit::Error.into()
         }
+    }
+}
+
+/// Logs to standard error: standard output belongs to plans and facts. `VALKEEPER_LOG` says what is logged.
+fn start_log(json: bool, usual: &str) {
+    let filter = EnvFilter::try_from_env("VALKEEPER_LOG").unwrap_or_else(|_unset| EnvFilter::new(usual));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.init();
     }
 }
 

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::{SourceArgs, live_file, out, saved, source};
+use super::{SourceArgs, live_file, out, saved};
+use crate::roots;
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
@@ -37,7 +38,7 @@ pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
     let look = match &args.live {
         Some(file) => {
-            let text = source::read_ours(file)?;
+            let text = roots::read_ours(file)?;
             let live = live_file::parse(&text).with_context(|| format!("{}", file.display()))?;
             let plan = crate::plan::plan(&loaded.desired, &live);
             Look { live, plan }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::client::SocketArgs;
 use super::exit::Exit;
-use super::source;
+use crate::roots;
 use crate::daemon::control::Request;
 use crate::model::name::InstanceName;
 use crate::model::size::parse_duration;
@@ -61,7 +61,7 @@ fn named(name: Option<&str>) -> anyhow::Result<Option<InstanceName>> {
 
 async fn say(socket: &SocketArgs, action: &str, request: &Request) -> anyhow::Result<Exit> {
     let said = socket.ask(action, request).await?;
-    super::print(&format!("{said}\n"))?;
+    super::out::print(&format!("{said}\n"))?;
     Ok(Exit::Ok)
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn suspend(args: SuspendArgs) -> anyhow::Result<Exit> {
     let until = crate::daemon::backoff::later(crate::host::clock::now(), duration);
     let request = Request {
         name: named(args.name.as_deref())?,
-        by: Some(source::user()),
+        by: Some(roots::user()),
         reason: Some(args.reason),
         until: Some(until),
         ..Request::default()

@@ -8,10 +8,11 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
-use super::{out, problems, source};
+use super::{out, problems};
+use crate::roots;
 use crate::daemon::{self, Options};
 use crate::desired::service::{self, ServiceConfig};
-use crate::desired::{Source, refusals_to_problems};
+use crate::desired::Source;
 use crate::model::password::Secret;
 use crate::model::size::parse_duration;
 use crate::repo::{Access, FETCH_DEADLINE, Location, Spec, Verify};
@@ -72,7 +73,7 @@ const SECRET_BYTES_MAX: usize = 4096;
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let Some(config) = read_config(args.config.as_deref())? else { return Ok(Exit::Error) };
     let json = args.log.map_or(config.log_json.unwrap_or(false), |log| log == LogFormat::Json);
-    super::start_log(json);
+    super::start_log(json, "info");
     let reread = args.config.clone();
     let options = options(&args, config)?;
     daemon::run(options, move || still_sound(reread.as_deref())).await?;
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<Exit> {
 
 fn read_config(file: Option<&Path>) -> anyhow::Result<Option<ServiceConfig>> {
     let Some(file) = file else { return Ok(Some(ServiceConfig::default())) };
-    let text = source::read_ours(file)?;
+    let text = roots::read_ours(file)?;
     let text = Source { name: file.display().to_string(), text };
     match service::read(&text) {
         Ok(config) => Ok(Some(config)),
@@ -95,7 +96,7 @@ fn read_config(file: Option<&Path>) -> anyhow::Result<Option<ServiceConfig>> {
 /// Is the configuration file readable and sound now? What it says takes effect with the next start.
 fn still_sound(file: Option<&Path>) -> Result<(), String> {
     let Some(file) = file else { return Ok(()) };
-    let text = source::read_ours(file).map_err(|error| crate::host::chain(&error))?;
+    let text = roots::read_ours(file).map_err(|error| crate::observe::chain(&error))?;
     let found = service::read(&Source { name: file.display().to_string(), text });
     found.map(|_| ()).map_err(|problems| problems.first().map(|problem| problem.title.clone()).unwrap_or_default())
 }
@@ -146,7 +147,7 @@ fn options(args: &RunArgs, config: ServiceConfig) -> anyhow::Result<Options> {
         access,
         deadline: FETCH_DEADLINE,
     };
-    let hook_secret = config.hook_secret_file.map(|file| source::read_secret_line(Path::new(&file), SECRET_BYTES_MAX)).transpose();
+    let hook_secret = config.hook_secret_file.map(|file| roots::read_secret_line(Path::new(&file), SECRET_BYTES_MAX)).transpose();
     Ok(Options {
         source: spec,
         roots,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SourceArgs;
-use super::source;
+use crate::roots;
 use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Step};
 use crate::plan::show;
@@ -62,10 +62,10 @@ pub(super) fn save(file: &Path, args: &SourceArgs, desired: &Desired, plan: &Pla
 
 /// The saved plan in this file, if it is one.
 pub(super) fn load(path: &Path) -> anyhow::Result<Option<Saved>> {
-    if path.extension().is_some_and(|extension| extension == "toml") || !source::is_file(path) {
+    if path.extension().is_some_and(|extension| extension == "toml") || !roots::is_file(path) {
         return Ok(None);
     }
-    let text = source::read_ours(path)?;
+    let text = roots::read_ours(path)?;
     if !text.trim_start().starts_with('{') {
         return Ok(None);
     }

@@ -23,6 +23,7 @@ mod node_rights;
 mod pages;
 mod plans;
 mod problems;
+mod repo;
 mod sim;
 mod site;
 mod support;

@@ -43,6 +43,7 @@ const BOUNDARY: &[(&str, &str)] = &[
     ("apply/perform", "a node's clock: its deadline for a step"),
     ("apply/instance", "stamps what it makes, and draws its operator's password"),
     ("fleet/local.rs", "the node in process: its folder, its deadline"),
+    ("repo/", "the source: starts git, reads a folder, keeps a mirror, watches"),
     ("cli/", "files and secrets named by the person who types"),
     ("main.rs", "the process itself"),
 ];
