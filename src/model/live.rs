@@ -133,6 +133,18 @@ pub enum Server {
     },
 }
 
+impl Server {
+    /// Its state in a word, as in the form that is printed of it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Down { .. } => "down",
+            Self::Up(_) => "up",
+            Self::Locked { .. } => "locked",
+            Self::Silent { .. } => "silent",
+        }
+    }
+}
+
 /// A server that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
