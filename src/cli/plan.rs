@@ -69,7 +69,7 @@ fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<(
 fn exit(plan: &Plan) -> Exit {
     if unseen(plan) {
         Exit::Unseen
-    } else if plan.steps.is_empty() {
+    } else if plan.is_settled() {
         Exit::Ok
     } else {
         Exit::Changes

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclUser;
 use super::binary::BinaryFacts;
 use super::change::Twin;
-use super::marker::Marker;
+use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
 use super::record::FleetRecord;
 use super::spec::InstanceSpec;
@@ -109,6 +109,15 @@ pub struct MemberFacts {
     /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl_file_broken: Option<String>,
+}
+
+impl MemberFacts {
+    /// A creation was begun and its server has never run: it may be made anew. Where a server runs, or data lies, somebody
+    /// may have written to it, whatever the marker says: a crash can come between the first start and the marker.
+    pub fn is_unborn(&self) -> bool {
+        let data = self.data.aof || self.data.rdb;
+        self.marker.stage == Stage::Provisioning && matches!(self.server, Server::Down { .. }) && !data
+    }
 }
 
 /// The process.
