@@ -24,13 +24,13 @@ use std::time::Duration;
 use floor::Login;
 use support::{compare, timed};
 use tempfile::TempDir;
-use valkeeper::roots;
 use valkeeper::desired::{self, Secrets};
 use valkeeper::fleet::local::{LocalFleet, Place};
 use valkeeper::model::desired::Desired;
 use valkeeper::model::name::NodeName;
 use valkeeper::observe::{Limits, Surroundings};
 use valkeeper::reconcile;
+use valkeeper::roots;
 
 const LOOKED_AT: usize = 200;
 const CREATED: usize = 100;

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::problems::{self, count};
-use crate::roots::{self, ReadError};
 use crate::desired::{self, Problem, Secrets, Source};
 use crate::model::desired::Desired;
 use crate::observe::chain;
+use crate::roots::{self, ReadError};
 
 /// Checks the text at `path`. Gives whether it is sound. Problems go to `err`, or as JSON to `out`; what goes to `err` may
 /// be coloured, so let it be a stream of `anstream`.

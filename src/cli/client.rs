@@ -53,7 +53,8 @@ impl SocketArgs {
     }
 
     async fn send(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let place = || format!("no daemon answers on {}: is it running, and is this its socket (--socket)?", self.socket.display());
+        let place =
+            || format!("no daemon answers on {}: is it running, and is this its socket (--socket)?", self.socket.display());
         let stream = UnixStream::connect(&self.socket).await.with_context(place)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(place)?;
         tokio::spawn(connection);

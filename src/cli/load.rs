@@ -4,12 +4,12 @@ use anyhow::Context as _;
 
 use super::SourceArgs;
 use super::check::Failure;
-use crate::roots::{self, Roots};
 use super::{out, problems};
 use crate::desired::{self, Secrets, Source, refusals_to_problems};
 use crate::fleet::local::LocalFleet;
 use crate::model::desired::{Desired, Reach};
 use crate::model::plan::Plan;
+use crate::roots::{self, Roots};
 
 /// What is desired, with the text it was read from, so that later problems can show their place.
 #[derive(Debug)]

@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::client::SocketArgs;
 use super::exit::Exit;
 use super::load::{self, Loaded};
 use super::{SourceArgs, live_file, out, saved};
-use crate::roots;
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
 use crate::reconcile::{self, Look};
+use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits with 0 when there is nothing to do, 2 when there are changes, 4 when some nodes or servers could not be seen, 1 on an error."
+    after_help = "Exits with 0 when everything is as declared, 2 when there are changes (made or held), 4 when some nodes or servers could not be seen, 1 on an error."
 )]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
@@ -29,12 +30,22 @@ pub(crate) struct PlanArgs {
     /// Save the plan, so that `valkeeper apply FILE` does this and nothing else
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Plan another branch of the repository that a daemon on this host follows, against the nodes as they are
+    #[arg(long = "ref", value_name = "BRANCH", conflicts_with_all = ["out", "live", "markdown"])]
+    pub reference: Option<String>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
     /// Plan offline, from what `valkeeper observe` printed
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     pub live: Option<PathBuf>,
 }
 
 pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
+    if let Some(branch) = &args.reference {
+        let text = args.socket.plan(branch, args.json).await?;
+        super::out::print(&text)?;
+        return Ok(if text.trim_end().ends_with("No changes.") { Exit::Ok } else { Exit::Changes });
+    }
     let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
     let look = match &args.live {
         Some(file) => {
@@ -70,7 +81,7 @@ fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<(
 fn exit(plan: &Plan) -> Exit {
     if unseen(plan) {
         Exit::Unseen
-    } else if plan.steps.is_empty() {
+    } else if plan.is_settled() {
         Exit::Ok
     } else {
         Exit::Changes

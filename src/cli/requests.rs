@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::client::SocketArgs;
 use super::exit::Exit;
-use crate::roots;
 use crate::daemon::control::Request;
 use crate::model::name::InstanceName;
 use crate::model::size::parse_duration;
+use crate::roots;
 
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {

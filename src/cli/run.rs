@@ -9,13 +9,13 @@ use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
 use super::{out, problems};
-use crate::roots;
 use crate::daemon::{self, Options};
-use crate::desired::service::{self, ServiceConfig};
 use crate::desired::Source;
+use crate::desired::service::{self, ServiceConfig};
 use crate::model::password::Secret;
 use crate::model::size::parse_duration;
 use crate::repo::{Access, FETCH_DEADLINE, Location, Spec, Verify};
+use crate::roots;
 use crate::roots::Roots;
 
 /// What the command line says goes before what the configuration file says. SIGHUP asks for a look and reads the
@@ -87,7 +87,11 @@ fn read_config(file: Option<&Path>) -> anyhow::Result<Option<ServiceConfig>> {
     match service::read(&text) {
         Ok(config) => Ok(Some(config)),
         Err(found) => {
-            out::complain(format_args!("{}{}\n", problems::render(&found, &[text], true), problems::count(found.len(), "problem")));
+            out::complain(format_args!(
+                "{}{}\n",
+                problems::render(&found, &[text], true),
+                problems::count(found.len(), "problem")
+            ));
             Ok(None)
         }
     }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SourceArgs;
-use crate::roots;
 use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Step};
 use crate::plan::show;
+use crate::roots;
 
 /// What tells a saved plan from other JSON.
 const KIND: &str = "valkeeper-saved-plan";
@@ -43,6 +43,11 @@ pub(super) fn identities<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<Value
 }
 
 pub(super) fn save(file: &Path, args: &SourceArgs, desired: &Desired, plan: &Plan, rest: &[Plan]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !roots::is_file(file) || matches!(load(file), Ok(Some(_))),
+        "{} is there and is no saved plan: name another file",
+        file.display()
+    );
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
     let saved = Saved {
         kind: KIND.to_owned(),

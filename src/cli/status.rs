@@ -101,7 +101,8 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         // Writing to a string cannot fail.
         let _infallible = writeln!(out, "{}", text.trim_end());
     };
-    let Status { version: _, fleet, started: _, source, settled, watching, suspended, last_pass, next_pass, nodes, instances } = status;
+    let Status { version: _, fleet, started: _, source, settled, watching, suspended, last_pass, next_pass, nodes, instances } =
+        status;
     line(format!("fleet    {}", fleet.as_deref().unwrap_or("not known yet")));
     let branch = source.branch.as_ref().map(|branch| format!(", branch {branch}")).unwrap_or_default();
     line(format!("source   {}{branch}, folder {}", source.location, source.folder));
@@ -113,7 +114,13 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         None => line("settled  never".to_owned()),
     }
     if let Some(problem) = &source.problem {
-        line(format!("! source ({}, for {}, {} times): {}", problem.kind.word(), ago(problem.since), problem.count, problem.message));
+        line(format!(
+            "! source ({}, for {}, {} times): {}",
+            problem.kind.word(),
+            ago(problem.since),
+            problem.count,
+            problem.message
+        ));
     }
     if let Some(holder) = watching {
         line(format!("! only watching: held by {holder}"));
@@ -122,8 +129,16 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         line(format!("! suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
     }
     if let Some(pass) = last_pass {
-        let next = next_pass.map(|at| format!(", next in {}", show_duration(Duration::try_from(at.duration_since(now)).unwrap_or_default())));
-        line(format!("pass     {} {} ago: {} in {:.2} s{}", pass.number, ago(pass.at), pass.result.word(), pass.seconds, next.unwrap_or_default()));
+        let next = next_pass
+            .map(|at| format!(", next in {}", show_duration(Duration::try_from(at.duration_since(now)).unwrap_or_default())));
+        line(format!(
+            "pass     {} {} ago: {} in {:.2} s{}",
+            pass.number,
+            ago(pass.at),
+            pass.result.word(),
+            pass.seconds,
+            next.unwrap_or_default()
+        ));
     }
     for (name, node) in nodes {
         let how = match &node.message {

@@ -19,16 +19,34 @@ pub struct Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A pass now; `wait`: the answer comes when it has ended.
-    Sync { wait: bool },
+    Sync {
+        wait: bool,
+    },
     /// Leave an instance, or all, alone until then.
-    Suspend { name: Option<InstanceName>, by: String, reason: String, until: Timestamp },
-    Resume { name: Option<InstanceName> },
+    Suspend {
+        name: Option<InstanceName>,
+        by: String,
+        reason: String,
+        until: Timestamp,
+    },
+    Resume {
+        name: Option<InstanceName>,
+    },
     /// Try a failed instance, or all, again at once.
-    Retry { name: Option<InstanceName> },
+    Retry {
+        name: Option<InstanceName>,
+    },
     /// Take a revision although it does not follow the settled one.
-    Accept { revision: String },
+    Accept {
+        revision: String,
+    },
     /// Let a revision pass the guard.
-    Approve { revision: String },
+    Approve {
+        revision: String,
+    },
     /// The plan of another branch against the nodes as they are.
-    Plan { reference: String, json: bool },
+    Plan {
+        reference: String,
+        json: bool,
+    },
 }

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::status::{Problem, ProblemKind, SourceStatus};
 use crate::desired::{self, Source};
+use crate::metrics::{Attempt, Metrics};
 use crate::model::desired::Desired;
 use crate::model::record::FleetRecord;
-use crate::repo::{Location, Repo, RepoError, Revision, Spec, Verify};
 use crate::observe::chain;
+use crate::repo::{Location, Repo, RepoError, Revision, Spec, Verify};
 use crate::roots::{self, Roots};
 
 /// How far back in history a good revision is looked for after a start.
@@ -20,7 +21,6 @@ const HISTORY_MAX: usize = 100;
 pub struct InForce {
     pub revision: Revision,
     pub desired: Desired,
-    pub sources: Vec<Source>,
     pub signed_by: Option<String>,
 }
 
@@ -29,6 +29,7 @@ pub struct InForce {
 pub struct Following {
     repo: Repo,
     roots: Roots,
+    metrics: Arc<Metrics>,
     in_force: Option<Arc<InForce>>,
     head: Option<Revision>,
     problem: Option<Problem>,
@@ -47,12 +48,8 @@ fn bad(kind: ProblemKind) -> impl Fn(RepoError) -> Bad {
 }
 
 impl Following {
-    pub fn new(repo: Repo, roots: Roots) -> Self {
-        Self { repo, roots, in_force: None, head: None, problem: None, last_fetch: None }
-    }
-
-    pub fn repo(&self) -> &Repo {
-        &self.repo
+    pub fn new(repo: Repo, roots: Roots, metrics: Arc<Metrics>) -> Self {
+        Self { repo, roots, metrics, in_force: None, head: None, problem: None, last_fetch: None }
     }
 
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
@@ -71,7 +68,9 @@ impl Following {
 
     /// Looks for a newer revision. What is bad leaves the last good one in force. Gives whether another one is in force now.
     pub async fn follow(&mut self, now: Timestamp) -> bool {
-        let head = match self.repo.head().await {
+        let head = self.repo.head().await;
+        self.metrics.fetched(Attempt::of(&head));
+        let head = match head {
             Ok(head) => head.revision,
             Err(error) => {
                 self.trouble(bad(ProblemKind::Fetch)(error), now);
@@ -118,7 +117,11 @@ impl Following {
     async fn judge(&self, revision: &Revision) -> Result<InForce, Bad> {
         let signed_by = match self.repo.spec().verify {
             Verify::Off => None,
-            Verify::Head { .. } => Some(self.repo.verify(revision).await.map_err(bad(ProblemKind::Verify))?.signer),
+            Verify::Head { .. } => {
+                let signature = self.repo.verify(revision).await;
+                self.metrics.verified(Attempt::of(&signature));
+                Some(signature.map_err(bad(ProblemKind::Verify))?.signer)
+            }
         };
         let sources = self.repo.read(revision).await.map_err(bad(ProblemKind::Read))?;
         let invalid = |message: String| Bad { kind: ProblemKind::Invalid, message };
@@ -132,7 +135,7 @@ impl Following {
         let (sources, checked) = parsed.await.map_err(|error| invalid(error.to_string()))?;
         let mut desired = checked.map_err(|problems| invalid(summary(&problems, &sources)))?;
         desired.revision = revision.to_string();
-        Ok(InForce { revision: revision.clone(), desired, sources, signed_by })
+        Ok(InForce { revision: revision.clone(), desired, signed_by })
     }
 
     /// Does what is in force follow what was last settled? If not, what was settled comes back into force, unless a person
@@ -169,7 +172,8 @@ impl Following {
     /// What another branch says, for a plan of it.
     pub async fn read_other(&self, branch: &str) -> Result<Desired, String> {
         let spec = Spec { branch: branch.to_owned(), ..self.repo.spec().clone() };
-        let other = Self::new(Repo::open(spec).map_err(|error| chain(&error))?, self.roots.clone());
+        let repo = Repo::open(spec).map_err(|error| chain(&error))?;
+        let other = Self::new(repo, self.roots.clone(), Arc::clone(&self.metrics));
         let head = other.repo.head().await.map_err(|error| chain(&error))?;
         match other.judge(&head.revision).await {
             Ok(good) => Ok(good.desired),

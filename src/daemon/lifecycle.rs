@@ -77,7 +77,11 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
         .held
         .iter()
         .filter(|held| held.instance == *name)
-        .map(|held| HeldStatus { what: held.what.clone(), reason: held.reason.kind().to_owned(), message: held_reason(&held.reason) })
+        .map(|held| HeldStatus {
+            what: held.what.clone(),
+            reason: held.reason.kind().to_owned(),
+            message: held_reason(&held.reason),
+        })
         .collect();
     let state = match failure {
         Some(_) => State::Failed,

@@ -28,8 +28,8 @@ use tracing::{error, info, warn};
 use crate::host::clock;
 use crate::http;
 use crate::metrics::Metrics;
-use crate::observe::chain;
 use crate::model::password::Secret;
+use crate::observe::chain;
 use crate::repo::{self, Repo};
 use crate::roots::Roots;
 use command::{Command, WAITING_MAX, What};
@@ -85,13 +85,14 @@ const BEAT: Duration = Duration::from_secs(120);
 pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>) -> Result<(), DaemonError> {
     let repo = Repo::open(options.source.clone())?;
     let roots = options.roots.clone();
-    let following = Following::new(repo, roots.clone());
-    let shared = Arc::new(Shared::new(Metrics::new()?, following.status()));
+    let metrics = Arc::new(Metrics::new()?);
+    let following = Following::new(repo, roots.clone(), Arc::clone(&metrics));
+    let shared = Arc::new(Shared::new(metrics, following.status()));
     let (sender, mut requests) = mpsc::channel(WAITING_MAX);
     let _control = control::serve(&options.socket, Arc::clone(&shared), sender)?;
     serve_http(&options, &shared).await?;
     let _watcher = watch(&options, &shared);
-    let mut signals = Signals::new()?;
+    let (mut stop, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
     tokio::spawn(keep_watchdog(Arc::clone(&shared)));
     let mut passes = Passes::new(following, roots, Arc::clone(&shared));
     notify::ready();
@@ -102,7 +103,7 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         let ended = tokio::select! {
             ended = passes.pass(&mut requests, &mut waiting) => ended,
             // A step under way ends by itself, or is found half done by the next daemon.
-            () = signals.stopped() => break,
+            () = stop.asked() => break,
         };
         let again = answer(&mut passes, &mut waiting).await || ended.again;
         shared.beats();
@@ -115,8 +116,8 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.trigger.notified() => {}
-            () = signals.reloaded() => reload(&still_sound),
-            () = signals.stopped() => break,
+            _ = hangup.recv() => reload(&still_sound),
+            () = stop.asked() => break,
             Some(request) = requests.recv() => {
                 // A request is answered at once; only who wants a pass waits for one.
                 waiting.push_back(request);
@@ -207,29 +208,21 @@ async fn keep_watchdog(shared: Arc<Shared>) {
     }
 }
 
-struct Signals {
+/// SIGTERM and SIGINT.
+struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
-impl Signals {
+impl Stop {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn stopped(&mut self) {
+    async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-
-    async fn reloaded(&mut self) {
-        self.hangup.recv().await;
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, later};
 use super::command::{Command, What};
 use super::following::{Following, InForce};
 use super::lifecycle;
@@ -16,12 +17,13 @@ use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
 use crate::fleet::local::LocalFleet;
 use crate::fleet::{Execute as _, Observe as _};
-use crate::host::clock;
+use crate::host::clock::{self, Stopwatch};
+use crate::metrics::Phase;
 use crate::model::desired::Desired;
 use crate::model::live::{Live, Observed};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
-use crate::model::plan::{Plan, Step, Subject};
+use crate::model::plan::{Cause, Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled, Suspensions};
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::roots::{self, Places, Roots};
@@ -38,6 +40,8 @@ pub struct Passes {
     nodes: BTreeMap<NodeName, NodeStatus>,
     watching: Option<String>,
     last: Option<PassStatus>,
+    next: Option<Timestamp>,
+    phases: Vec<(Phase, Duration)>,
     shared: Arc<Shared>,
 }
 
@@ -70,6 +74,8 @@ impl Passes {
             nodes: BTreeMap::new(),
             watching: None,
             last: None,
+            next: None,
+            phases: Vec::new(),
             shared,
         }
     }
@@ -78,8 +84,14 @@ impl Passes {
     pub async fn pass(&mut self, requests: &mut mpsc::Receiver<Command>, waiting: &mut VecDeque<Command>) -> Ended {
         self.number += 1;
         let begun = clock::now();
+        self.phases.clear();
+        let watch = Stopwatch::start();
         self.follow(begun).await;
-        let Some(scene) = self.look().await else {
+        self.phases.push((Phase::Source, watch.elapsed()));
+        let watch = Stopwatch::start();
+        let scene = self.look().await;
+        self.phases.push((Phase::Look, watch.elapsed()));
+        let Some(scene) = scene else {
             return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, false);
         };
         if self.following.keep_to_history(&scene.record, begun).await {
@@ -95,7 +107,9 @@ impl Passes {
             return self.end(begun, Some(scene), result, Report { results: Vec::new() }, false);
         }
         self.publish(Some(&scene));
+        let watch = Stopwatch::start();
         let report = self.act(&scene, &todo, requests, waiting).await;
+        self.phases.push((Phase::Act, watch.elapsed()));
         let troubled = self.account(&report, &scene.in_force);
         let result = if troubled { PassResult::Troubled } else { PassResult::Progress };
         // Whatever was done, the next look says whether more is to do; what failed waits for its time.
@@ -118,7 +132,6 @@ impl Passes {
             (Some(_), None) => info!("the source is sound again"),
             (Some(_), Some(_)) | (None, None) | (None, Some(_)) => {}
         }
-        self.shared.metrics.followed(self.following.problem().map(|problem| problem.kind));
     }
 
     async fn look(&mut self) -> Option<Scene> {
@@ -127,7 +140,12 @@ impl Passes {
         let live = fleet.observe().await;
         let record = remembered(&in_force.desired, &live);
         let plan = plan_unattended(&in_force.desired, &live);
-        self.shared.metrics.planned(&plan);
+        self.shared.metrics.plan_made(&plan);
+        let drift = plan.steps.iter().filter(|step| step.cause == Cause::Drift).filter_map(|step| match &step.subject {
+            Subject::Instance(name) => Some(name),
+            Subject::Fleet => None,
+        });
+        self.shared.metrics.drift_found(drift.collect::<std::collections::BTreeSet<_>>());
         Some(Scene { in_force, fleet, live, record, plan })
     }
 
@@ -151,11 +169,11 @@ impl Passes {
             scene.fleet.release();
             self.watching = Some("nobody: the fleet is suspended".to_owned());
         } else if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
-            self.watching = Some(held.holder.clone());
+            self.watching = Some(held.why.clone());
         }
         if before != self.watching {
             match &self.watching {
-                Some(holder) => warn!("only watching: the nodes are held by {holder}"),
+                Some(why) => warn!("only watching: {why}"),
                 None => info!("acting on the nodes"),
             }
         }
@@ -286,7 +304,7 @@ impl Passes {
         let failed = count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_)));
         let done = count(|outcome| matches!(outcome, Outcome::Done));
         self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
-        self.shared.metrics.passed(result, seconds);
+        self.shared.metrics.pass_ended(&self.phases, result);
         self.publish(scene.as_ref());
         Ended { result, again }
     }
@@ -321,10 +339,17 @@ impl Passes {
             watching: self.watching.clone(),
             suspended: record.and_then(|record| record.suspended.of_fleet(now).cloned()),
             last_pass: self.last.clone(),
-            next_pass: None,
+            next_pass: self.next,
             nodes: self.nodes.clone(),
             instances: self.instances.clone(),
         };
+        self.shared.publish(status);
+    }
+
+    /// Says in the status when the next pass comes.
+    pub fn waits(&mut self, pause: Duration) {
+        self.next = Some(later(clock::now(), pause));
+        let status = Status { next_pass: self.next, ..(*self.shared.status()).clone() };
         self.shared.publish(status);
     }
 
@@ -342,11 +367,17 @@ impl Passes {
             What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
             What::Suspend { name, by, reason, until } => {
                 let suspension = crate::model::record::Suspension { by, reason, since: clock::now(), until };
-                let said = format!("{} suspended until {until}", name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is")));
+                let said = format!(
+                    "{} suspended until {until}",
+                    name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is"))
+                );
                 (self.change_record(said, move |record| suspend(&mut record.suspended, name, Some(suspension))).await, true)
             }
             What::Resume { name } => {
-                let said = format!("{} not suspended any more", name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is")));
+                let said = format!(
+                    "{} not suspended any more",
+                    name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is"))
+                );
                 (self.change_record(said, move |record| suspend(&mut record.suspended, name, None)).await, true)
             }
             What::Accept { revision } => {

@@ -28,11 +28,11 @@ struct Now {
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics, source: SourceStatus) -> Self {
+    pub fn new(metrics: Arc<Metrics>, source: SourceStatus) -> Self {
         let status = Arc::new(Status::at_start(clock::now(), source));
         metrics.set_status(Arc::clone(&status));
         let now = Now { status, beat: Stopwatch::start() };
-        Self { now: Mutex::new(now), trigger: Notify::new(), metrics: Arc::new(metrics) }
+        Self { now: Mutex::new(now), trigger: Notify::new(), metrics }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {

@@ -41,8 +41,7 @@ static BRANCH_NAME: Text = text("the name of a branch", Some("^[^-].*$"));
 static DURATION: Text = text("a duration such as \"60s\"", None);
 static SOCKET_ADDRESS: Text = text("an address and a port such as \"127.0.0.1:9464\"", None);
 
-static ROOT: Table =
-    table("The configuration of a valkeeper daemon.", &[&SOURCE, &HOOKS, &METRICS, &CONTROL, &ROOTS, &LOG]);
+static ROOT: Table = table("The configuration of a valkeeper daemon.", &[&SOURCE, &HOOKS, &METRICS, &CONTROL, &ROOTS, &LOG]);
 static SOURCE: Key = key("source", "Which state repository is followed.", Shape::Table(&SOURCE_TABLE));
 static HOOKS: Key = key("hooks", "Pushes that are announced over HTTP.", Shape::Table(&HOOKS_TABLE));
 static METRICS: Key = key("metrics", "Where metrics, health and hooks are served.", Shape::Table(&METRICS_TABLE));
@@ -55,8 +54,19 @@ static SOURCE_TABLE: Table = Table {
     ..table(
         "Which state repository is followed.",
         &[
-            &REPO_KEY, &PATH_KEY, &BRANCH, &FOLDER, &POLL, &VERIFY, &ALLOWED_SIGNERS, &OPENPGP_KEYS, &TOKEN_FILE, &CA_FILE, &SSH_KEY,
-            &KNOWN_HOSTS, &CACHE,
+            &REPO_KEY,
+            &PATH_KEY,
+            &BRANCH,
+            &FOLDER,
+            &POLL,
+            &VERIFY,
+            &ALLOWED_SIGNERS,
+            &OPENPGP_KEYS,
+            &TOKEN_FILE,
+            &CA_FILE,
+            &SSH_KEY,
+            &KNOWN_HOSTS,
+            &CACHE,
         ],
     )
 };
@@ -64,7 +74,8 @@ static REPO_KEY: Key = key("repo", "The git repository.", Shape::Text(&REPO));
 static PATH_KEY: Key = key("path", "A plain folder of TOML, without git.", Shape::Text(&PATH));
 static BRANCH: Key = key("branch", "The branch that is followed.", Shape::Text(&BRANCH_NAME)).default("\"main\"");
 static FOLDER: Key = key("folder", "The folder in the repository.", Shape::Text(&PATH)).default("\".\"");
-static POLL: Key = key("poll", "The time between two looks when nothing else asks for one.", Shape::Text(&DURATION)).default("\"60s\"");
+static POLL: Key =
+    key("poll", "The time between two looks when nothing else asks for one.", Shape::Text(&DURATION)).default("\"60s\"");
 static VERIFY: Key =
     key("verify", "Whether the newest commit must be signed.", Shape::Choice(&["off", "head"])).default("\"off\"");
 static ALLOWED_SIGNERS: Key = key("allowed_signers", "Who may sign with ssh keys: see ssh-keygen(1).", Shape::Text(&PATH));
@@ -73,7 +84,8 @@ static TOKEN_FILE: Key = key("token_file", "A file with a token for https.", Sha
 static CA_FILE: Key = key("ca_file", "A file of CA certificates for https.", Shape::Text(&PATH));
 static SSH_KEY: Key = key("ssh_key", "The private key for ssh.", Shape::Text(&PATH));
 static KNOWN_HOSTS: Key = key("known_hosts", "The file of host keys for ssh.", Shape::Text(&PATH));
-static CACHE: Key = key("cache", "Where the mirror of a remote is kept.", Shape::Text(&PATH)).default("\"/var/lib/valkeeper/cache\"");
+static CACHE: Key =
+    key("cache", "Where the mirror of a remote is kept.", Shape::Text(&PATH)).default("\"/var/lib/valkeeper/cache\"");
 
 static HOOKS_TABLE: Table = table("Pushes that are announced over HTTP.", &[&SECRET_FILE]);
 static SECRET_FILE: Key = key("secret_file", "A file with the secret that signs them.", Shape::Text(&PATH)).required();
@@ -188,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_configuration_says_what_it_says() {
-        let read = config("[source]\nrepo = \"/srv/state\"\npoll = \"5s\"\nverify = \"head\"\n[metrics]\nlisten = \"127.0.0.1:1\"\n");
+        let read =
+            config("[source]\nrepo = \"/srv/state\"\npoll = \"5s\"\nverify = \"head\"\n[metrics]\nlisten = \"127.0.0.1:1\"\n");
         let read = read.unwrap();
         assert_eq!(read.repo.as_deref(), Some("/srv/state"));
         assert_eq!((read.poll, read.verify_head), (Some(Duration::from_secs(5)), Some(true)));
@@ -197,7 +210,8 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let problems = config("[source]\nrepo = \"a\"\npath = \"b\"\npoll = \"0s\"\n[metric]\n[log]\nformat = \"xml\"\n").unwrap_err();
+        let problems =
+            config("[source]\nrepo = \"a\"\npath = \"b\"\npoll = \"0s\"\n[metric]\n[log]\nformat = \"xml\"\n").unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }

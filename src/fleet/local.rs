@@ -27,7 +27,7 @@ use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
 const HOLDER_STAYS: Duration = Duration::from_secs(1);
 
 /// How a node is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A state folder on this machine.
     Folder(PathBuf),

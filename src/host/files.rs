@@ -86,6 +86,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let failed = |error| at("cannot write", path)(error);
     let folder = folder_of(path).ok_or_else(|| failed(io::Error::other("it has no folder")))?;
     refuse_link(folder)?;
+    refuse_special(path)?;
     let mut new =
         tempfile::Builder::new().prefix(NEW).permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
     new.write_all(bytes).map_err(failed)?;
@@ -163,6 +164,16 @@ fn sync_folder(folder: &Path) -> Result<(), FileError> {
 fn refuse_link(path: &Path) -> Result<(), FileError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_symlink() => Err(at("cannot write", path)(rustix::io::Errno::LOOP.into())),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// A device or a pipe would be gone for everybody if a file took its name.
+fn refuse_special(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
+            Err(at("cannot write", path)(io::Error::other("it is not a plain file")))
+        }
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -247,5 +258,8 @@ mod tests {
         File::create(&path).unwrap().set_len(READ_BYTES_MAX + 1).unwrap();
         assert!(read_bounded(&path).is_err());
         assert!(read_bounded(folder.path()).is_err());
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(replace(&socket, b"x", 0o600).unwrap_err().to_string().contains("not a plain file"));
     }
 }

@@ -166,8 +166,8 @@ impl Action {
             Self::WriteRecord(_) => Standing::Elsewhere,
             Self::CreateInstance(creation) => {
                 let ours = member.marker.uid == creation.uid && member.marker.fleet == creation.fleet;
-                let begun = member.marker.stage == Stage::Provisioning;
-                standing(ours && up && !begun, ours && begun)
+                let grown = member.marker.stage == Stage::Active;
+                standing(ours && up && grown, ours && member.is_unborn())
             }
             Self::StartInstance(opening) => {
                 let file = member.spec.disk.seen().cloned().unwrap_or_default();

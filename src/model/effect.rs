@@ -143,7 +143,6 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>) -> Vec<Effect> {
         Some(member) => {
             let marker = Marker { applied: applied(creation), stage: Stage::Provisioning, ..member.marker.clone() };
             effects.extend(mark(member, marker));
-            effects.push(Effect::Stop);
         }
     }
     effects.extend([

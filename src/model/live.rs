@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclUser;
 use super::binary::BinaryFacts;
 use super::change::Twin;
-use super::marker::Marker;
+use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
 use super::record::FleetRecord;
 use super::spec::InstanceSpec;
@@ -111,6 +111,15 @@ pub struct MemberFacts {
     pub acl_file_broken: Option<String>,
 }
 
+impl MemberFacts {
+    /// A creation was begun and its server has never run: it may be made anew. Where a server runs, or data lies, somebody
+    /// may have written to it, whatever the marker says: a crash can come between the first start and the marker.
+    pub fn is_unborn(&self) -> bool {
+        let data = self.data.aof || self.data.rdb;
+        self.marker.stage == Stage::Provisioning && matches!(self.server, Server::Down { .. }) && !data
+    }
+}
+
 /// The process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -131,6 +140,18 @@ pub enum Server {
         pid: u32,
         why: String,
     },
+}
+
+impl Server {
+    /// Its state in a word, as in the form that is printed of it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Down { .. } => "down",
+            Self::Up(_) => "up",
+            Self::Locked { .. } => "locked",
+            Self::Silent { .. } => "silent",
+        }
+    }
 }
 
 /// A server that answers.

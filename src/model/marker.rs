@@ -41,6 +41,16 @@ pub enum Stage {
     Deleting,
 }
 
+impl Stage {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Provisioning => "provisioning",
+            Self::Active => "active",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
 /// What the state repository last asked for. Where live differs from it, somebody else changed it: that is drift; where
 /// desired differs from it, the change was requested. It also says which users we made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]

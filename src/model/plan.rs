@@ -123,6 +123,8 @@ pub enum HeldReason {
     PortTaken {
         node: NodeName,
         port: u16,
+        /// An instance of ours has it.
+        by: Option<InstanceName>,
     },
     NoPortFree {
         ports: std::ops::RangeInclusive<u16>,

@@ -88,7 +88,11 @@ fn claim<'a>(desired: &Desired, seat: Option<&Seat>, facts: &NodeFacts, member: 
         return Claim::Strange(format!("it belongs to fleet {}", marker.fleet));
     }
     if marker.machine != facts.machine {
-        return Claim::Strange("its marker was made for another machine or folder: it was copied or moved here".to_owned());
+        return Claim::Strange(
+            "its marker was made for another machine or folder: it was copied or moved here; put it back, or remove it if the \
+             original runs elsewhere"
+                .to_owned(),
+        );
     }
     match seat {
         Some(seat) if seat.uid != marker.uid => {

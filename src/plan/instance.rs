@@ -111,7 +111,7 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
     let address = desired.nodes.get(node).and_then(|node| node.address);
     let wish = Wish { name, instance, shard, node, seat: places.seat, address };
     match places.ours.first() {
-        Some(place) if place.member.marker.stage == Stage::Provisioning => {
+        Some(place) if place.member.is_unborn() => {
             create(scene, decision, &wish, wanted, Some(place.member));
         }
         Some(place) => converge(scene, decision, &wish, place, wanted),
@@ -152,7 +152,7 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         Some(port) => Ok(port),
         None => {
             let remembered = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
-            scene.ports.for_new(instance, shard, node, remembered)
+            scene.ports.for_new(name, instance, shard, node, remembered)
         }
     };
     let port = match port {
@@ -183,9 +183,9 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
 
 fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, place: &Place<'_>, mut wanted: Wanted) {
     let Wish { name, instance, shard, node: _, seat, address } = *wish;
-    let port = match scene.ports.for_member(instance, place.member, place.node) {
+    let port = match scene.ports.for_member(name, instance, place.member, place.node) {
         Ok(Some(port)) => Ok(port),
-        Ok(None) => scene.ports.for_new(instance, shard, place.node, None),
+        Ok(None) => scene.ports.for_new(name, instance, shard, place.node, None),
         Err(reason) => Err(reason),
     };
     let port = match port {
@@ -220,7 +220,8 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
 }
 
 fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec) -> bool {
-    marker.tenant == instance.tenant
+    marker.stage == Stage::Active
+        && marker.tenant == instance.tenant
         && marker.protect == instance.protect
         && marker.applied.settings == spec.settings
         && marker.applied.users.iter().eq(wanted.users.iter().map(|(name, want)| (name, &want.user)))
@@ -247,7 +248,10 @@ fn mark(
     } else {
         after_steps.applied.clone()
     };
-    let target = Marker { tenant: instance.tenant.clone(), protect: instance.protect, applied, ..after_steps.clone() };
+    // A creation or a deletion that was begun and overtaken: the server runs and is wanted.
+    let stage = if matches!(place.member.server, Server::Up(_)) { Stage::Active } else { after_steps.stage };
+    let (tenant, protect) = (instance.tenant.clone(), instance.protect);
+    let target = Marker { tenant, protect, applied, stage, ..after_steps.clone() };
     let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
         Cause::Bookkeeping
     } else {

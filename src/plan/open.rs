@@ -11,7 +11,6 @@ use crate::model::action::{Action, Opening, WantedUsers};
 use crate::model::change::Half;
 use crate::model::desired::UndeclaredUsers;
 use crate::model::live::{Folder, MemberFacts};
-use crate::model::marker::Stage;
 use crate::model::name::{InstanceName, SettingName, UserName};
 use crate::model::plan::{Cause, HeldReason};
 use crate::model::spec::InstanceSpec;
@@ -31,7 +30,7 @@ pub(super) fn start(
         Err(why) => return decision.hold(name, "start", HeldReason::DataGone { why }),
     };
     if let Some(port) = after.port().filter(|port| scene.ports.listening(place.node, *port)) {
-        return decision.hold(name, "start", HeldReason::PortTaken { node: place.node.clone(), port });
+        return decision.hold(name, "start", scene.ports.taken(place.node, port, name));
     }
     let before = member.spec.disk.seen().cloned().unwrap_or_default();
     let (users, without) = files(scene, place, wanted);
@@ -98,7 +97,7 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
     if data.folder != Folder::Present {
         return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
     }
-    if member.marker.stage == Stage::Provisioning {
+    if member.is_unborn() {
         return Ok(declared.clone());
     }
     let asked_for = member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes");

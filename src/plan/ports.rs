@@ -1,10 +1,11 @@
 //! Which port an instance gets: the declared one, else the one it has, else the lowest free one of its shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::desired::{Desired, DesiredInstance, Shard};
 use crate::model::live::{Live, Member, MemberFacts};
-use crate::model::name::NodeName;
+use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::HeldReason;
 use crate::model::record::FleetRecord;
 use crate::model::spec::InstanceSpec;
@@ -30,13 +31,14 @@ impl<'a> Ports<'a> {
     /// When the declared port is taken, or none is free.
     pub(super) fn for_new(
         &mut self,
+        name: &InstanceName,
         wanted: &DesiredInstance,
         shard: &Shard,
         node: &NodeName,
         remembered: Option<u16>,
     ) -> Result<u16, HeldReason> {
         if let Some(port) = wanted.port {
-            return if self.listening(node, port) { Err(HeldReason::PortTaken { node: node.clone(), port }) } else { Ok(port) };
+            return if self.listening(node, port) { Err(self.taken(node, port, name)) } else { Ok(port) };
         }
         if let Some(port) = remembered.filter(|port| !self.listening(node, *port)) {
             return Ok(port);
@@ -62,18 +64,27 @@ impl<'a> Ports<'a> {
     /// When the declared port is new to it and taken by somebody else.
     pub(super) fn for_member(
         &self,
+        name: &InstanceName,
         wanted: &DesiredInstance,
         member: &MemberFacts,
         node: &NodeName,
     ) -> Result<Option<u16>, HeldReason> {
         let has = current(member);
         match wanted.port {
-            Some(port) if has != Some(port) && self.listening(node, port) => {
-                Err(HeldReason::PortTaken { node: node.clone(), port })
-            }
+            Some(port) if has != Some(port) && self.listening(node, port) => Err(self.taken(node, port, name)),
             Some(port) => Ok(Some(port)),
             None => Ok(has),
         }
+    }
+
+    /// Why a port on which something listens cannot be given to an instance.
+    pub(super) fn taken(&self, node: &NodeName, port: u16, name: &InstanceName) -> HeldReason {
+        let has = |(other, member): (&InstanceName, &Arc<Member>)| match &**member {
+            Member::Marked(member) if other != name && current(member) == Some(port) => Some(other.clone()),
+            Member::Marked(_) | Member::Unmarked { .. } => None,
+        };
+        let by = self.live.seen(node).and_then(|(facts, _)| facts.members.iter().find_map(has));
+        HeldReason::PortTaken { node: node.clone(), port, by }
     }
 
     /// Does anything listen there?

@@ -83,7 +83,7 @@ async fn turn(spec: &Spec, until: Instant) -> Result<lock::Guard, TurnError> {
     loop {
         match lock::acquire(&path, &format!("process {}", std::process::id())) {
             Ok(guard) => return Ok(guard),
-            Err(LockError::File(error)) => return Err(TurnError::File(error.source)),
+            Err(LockError::File(error)) => return Err(TurnError::File(error.error)),
             Err(LockError::Held(_)) if Instant::now() < until => sleep(LOCK_PAUSE).await,
             Err(LockError::Held(_)) => return Err(TurnError::Busy),
         }

@@ -122,6 +122,21 @@ fn a_saved_plan_is_applied_and_holds_no_secret() {
 }
 
 #[test]
+fn a_plan_is_saved_over_an_older_plan_and_over_nothing_else() {
+    let site = Site::new(&simple());
+    site.run(&["plan", "--out", "plan.json"]).expect(2);
+    site.run(&["plan", "--out", "plan.json"]).expect(2);
+    let text = site.read("fleet.toml");
+    site.run(&["plan", "--out", "fleet.toml"]).expect(1).says("is no saved plan");
+    assert_eq!(site.read("fleet.toml"), text);
+    let _listener = std::os::unix::net::UnixListener::bind(site.path("socket")).unwrap();
+    site.run(&["plan", "--out", "socket"]).expect(1).says("not a plain file");
+    site.run(&["plan", "--out", "state"]).expect(2);
+    fs::remove_file(site.path("state")).unwrap();
+    site.run(&["plan", "--out", "nowhere/plan.json"]).expect(1).says("nowhere");
+}
+
+#[test]
 fn a_saved_plan_is_refused_when_the_text_moved() {
     let site = Site::new(&simple());
     site.run(&["plan", "--out", "plan.json"]).expect(2);

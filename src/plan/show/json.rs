@@ -127,26 +127,37 @@ fn changes(plan: &Plan, desired: &Desired, live: &Live, wanted: fn(&Step) -> boo
         let before = narrowed(live, &first.node, name);
         let mut after = before.clone();
         carry(&mut after, &steps.iter().map(|step| (*step).clone()).collect::<Vec<_>>());
+        let purged = |step: &&Step| if let Action::Purge { uid } = &step.action { Some(uid.clone()) } else { None };
+        let purged: Vec<String> = steps.iter().filter_map(purged).collect();
+        let mut found = resource(&before, first, name);
+        if found.is_null() && !purged.is_empty() {
+            found = json!({ "set_aside": purged });
+        }
         changes.push(json!({
             "address": format!("instances.{name}"),
             "type": "instance",
             "name": name,
             "node": first.node,
             "tenant": desired.instances.get(name).and_then(|instance| instance.tenant.clone()),
-            "change": { "actions": actions, "before": resource(&before, first, name), "after": resource(&after, first, name) },
+            "change": { "actions": actions, "before": found, "after": resource(&after, first, name) },
         }));
     }
     changes
 }
 
-/// What stands on the node under this name: settings that are in force and users, with fingerprints for passwords.
+/// What stands on the node under this name: in force, and on disk, because drift may be in one of them only. Passwords are
+/// fingerprints.
 fn resource(live: &Live, step: &Step, name: &InstanceName) -> Value {
     let Some(member) = live.seen(&step.node).and_then(|(node, _)| node.member(name)) else { return Value::Null };
     let settings = member.spec.memory.seen().or(member.spec.disk.seen()).map(|spec| &spec.settings);
     let users: BTreeMap<_, _> =
         member.users.iter().filter_map(|(user, twin)| Some((user, twin.memory.seen().or(twin.disk.seen())?))).collect();
+    let users_on_disk: BTreeMap<_, _> = member.users.iter().filter_map(|(user, twin)| Some((user, twin.disk.seen()?))).collect();
     json!({
         "uid": member.marker.uid, "tenant": member.marker.tenant, "protect": member.marker.protect,
+        "server": member.server.word(),
         "settings": settings, "users": users,
+        "not_ours": member.spec.memory.seen().map(|spec| &spec.foreign),
+        "on_disk": { "config": member.spec.disk.seen(), "users": users_on_disk },
     })
 }

@@ -217,6 +217,9 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
     if before.protect != after.protect {
         out.line(3, &format!("~ protect: {} -> {} [requested; no server is touched]", before.protect, after.protect));
     }
+    if before.stage != after.stage {
+        out.line(3, &format!(". its marker says {} and not {} any more [bookkeeping]", after.stage.word(), before.stage.word()));
+    }
     if before.applied != after.applied {
         out.line(3, &format!(". what was applied is noted in the marker {tail}"));
     }

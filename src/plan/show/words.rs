@@ -89,8 +89,11 @@ pub fn held_reason(reason: &HeldReason) -> String {
             "it keeps nothing on disk, so a restart would empty it: \
              run \"valkeeper approve {revision}\" if that may happen"
         ),
-        HeldReason::PortTaken { node, port } => {
+        HeldReason::PortTaken { node, port, by: None } => {
             format!("something else listens on port {port} of node {node}: free it or declare another port")
+        }
+        HeldReason::PortTaken { node, port, by: Some(other) } => {
+            format!("instance {other} has port {port} of node {node} now: move that one first, to a port that nobody has")
         }
         HeldReason::NoPortFree { ports } => {
             format!("no port from {} to {} is free: widen ports of the shard", ports.start(), ports.end())

@@ -136,7 +136,7 @@ fn special(rng: &mut StdRng, name: &str) -> Option<String> {
         }
         "latency-tracking-info-percentiles" => one_of(&["", "50", "50.0 99.10", "0 100 99.999", "50 50", "12.5"]),
         "oom-score-adj-values" => one_of(&["0 200 800", "0  0 0", "10 20 30"]),
-        "proc-title-template" => one_of(&["{title}", "{title} {port}", "{title} {listen-addr} {server-mode}"]),
+        "proc-title-template" => one_of(&["{title} x", "{title} {port}", "{title} {listen-addr} {server-mode}"]),
         "locale-collate" => one_of(&["", "C", "POSIX"]),
         "maxclients" => one_of(&["100", "500", "900"]),
         "hz" => one_of(&["1", "10", "100", "500"]),

@@ -16,10 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fleet::local", &["fleet", "apply", "observe", "host", "model"]),
     ("repo", &["desired", "host", "model"]),
     ("reconcile", &["desired", "plan", "apply::schedule", "fleet", "model"]),
-    (
-        "roots",
-        &["fleet::local", "repo", "desired", "observe", "host", "model"],
-    ),
+    ("roots", &["fleet::local", "repo", "desired", "observe", "host", "model"]),
     (
         "daemon",
         &[
