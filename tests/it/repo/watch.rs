@@ -16,7 +16,9 @@ fn watched(spec: &Spec) -> (Watcher, Receiver<()>) {
     let (sender, seen) = channel();
     let watcher = watch(spec, move || {
         let _ = sender.send(());
-    }).unwrap().expect("can be watched");
+    })
+    .unwrap()
+    .expect("can be watched");
     (watcher, seen)
 }
 
