@@ -168,8 +168,15 @@ impl Gpg {
     }
 
     fn sign(&self, world: &World) -> Revision {
-        run("git", &world.work(), &["commit", "--quiet", "--allow-empty", "-S", "-m", "signed"], &[("GNUPGHOME", self.home())]);
+        let key = format!("user.signingkey={}", self.fingerprint());
+        let args = ["-c", &key, "commit", "--quiet", "--allow-empty", "-S", "-m", "signed"];
+        run("git", &world.work(), &args, &[("GNUPGHOME", self.home())]);
         world.at("HEAD")
+    }
+
+    fn fingerprint(&self) -> String {
+        let listed = self.gpg(&["--with-colons", "--list-keys"]);
+        listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().trim_matches(':').to_owned()
     }
 }
 
@@ -210,9 +217,7 @@ async fn an_openpgp_key_that_expired_or_was_revoked_is_refused() {
     let keys = world.path("keys.asc");
 
     let signed = anna.sign(&world);
-    let print = anna.gpg(&["--with-colons", "--list-keys"]);
-    let print = print.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().trim_matches(':').to_owned();
-    anna.gpg(&["--quick-set-expire", &print, "seconds=2"]);
+    anna.gpg(&["--quick-set-expire", &anna.fingerprint(), "seconds=2"]);
     anna.export(&keys);
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let found = fault(&open(&world, None, Some(keys.clone())), &signed).await;
