@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep};
 
 use super::error::{FetchFault, RepoError};
 use super::git::{self, Finished};
-use super::{Access, Spec, askpass, blocking, one_line};
+use super::tree::{self, At};
+use super::{Access, Revision, Spec, askpass, blocking, one_line};
 use crate::host::lock::{self, LockError};
 
 /// How long git has for what needs no network: making a mirror, tidying it up.
@@ -54,6 +55,7 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
     let _turn = turn(spec, until).await.map_err(|error| error.into_repo(url, spec))?;
     let mirror = mirror(spec);
     let mut fresh = make_if_missing(&mirror).await?;
+    let before = stands(spec, &mirror).await;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let finished = git::run(command(spec, url, &mirror), left).await;
@@ -63,18 +65,27 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
             break;
         }
         let why = judge(&finished, &spec.branch);
-        match &why {
-            // What a power cut or a killed git left behind: it is only a cache.
-            FetchFault::Cache { said } if !fresh => {
-                tracing::warn!(mirror = %mirror.display(), said, "the mirror is damaged: fetching anew")
-            }
-            _final => return Err(fault(why)),
+        // What a power cut or a killed git left behind: it is only a cache.
+        let damaged = matches!(why, FetchFault::Cache { .. });
+        if fresh || !damaged {
+            return Err(fault(why));
         }
+        tracing::warn!(mirror = %mirror.display(), %why, "the mirror is thrown away and fetched anew");
         discard(&mirror).map_err(|cause| RepoError::Io { doing: "cannot be removed", path: mirror.clone(), cause })?;
         fresh = make_if_missing(&mirror).await?;
     }
-    tidy_up(&mirror).await;
+    // Only then is there more to pack; the poll of a quiet repository costs one git, not two.
+    if stands(spec, &mirror).await != before {
+        tidy_up(&mirror).await;
+    }
     Ok(())
+}
+
+/// Where the branch stands in the mirror, if it can be told.
+async fn stands(spec: &Spec, mirror: &Path) -> Option<Revision> {
+    let at = At { path: mirror.to_owned(), shown: String::new() };
+    let branch = spec.branch.clone();
+    blocking(move || tree::head(&at, &reference(&branch), &branch)).await.ok().map(|head| head.revision)
 }
 
 /// Fetches of many programs take turns, and a late one gives up.

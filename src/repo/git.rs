@@ -5,7 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "starts git and passes on the few variables by which people set it up")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -14,6 +14,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::error::RepoError;
@@ -93,7 +95,7 @@ pub(super) fn git(git_dir: &Path) -> Command {
 }
 
 /// A program in the closed environment, without a terminal.
-pub(super) fn program(name: &str) -> Command {
+pub(super) fn program(name: &(impl AsRef<OsStr> + ?Sized)) -> Command {
     let mut command = Command::new(name);
     command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
     // Words are matched, so they must be the untranslated ones. An empty GIT_ASKPASS asks nobody (prompt.c of git).
@@ -115,8 +117,8 @@ pub(super) fn this_program() -> OsString {
 /// Runs it to its end, or ends it and all it started.
 pub(super) async fn run(mut command: Command, deadline: Duration) -> Result<Finished, RunError> {
     let mut child = command.spawn().map_err(RunError::Start)?;
-    let out = tokio::spawn(drain(child.stdout.take()));
-    let err = tokio::spawn(drain(child.stderr.take()));
+    let out = Reading::of(child.stdout.take());
+    let err = Reading::of(child.stderr.take());
     let mut group = Group::of(&child);
     let status = match timeout(deadline, child.wait()).await {
         Ok(status) => status.map_err(RunError::Wait)?,
@@ -131,28 +133,46 @@ pub(super) async fn run(mut command: Command, deadline: Duration) -> Result<Fini
         }
     };
     group.ended();
-    Ok(Finished { status, out: text(out).await, err: text(err).await })
+    Ok(Finished { status, out: out.text().await, err: err.text().await })
 }
 
-/// The text of an output. One that a process in the background holds open is given up with what came so far being lost.
-async fn text(reading: tokio::task::JoinHandle<Vec<u8>>) -> String {
-    let stop = reading.abort_handle();
-    let bytes = match timeout(DRAIN, reading).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) | Err(_) => {
-            stop.abort();
-            Vec::new()
-        }
-    };
-    String::from_utf8_lossy(&bytes).into_owned()
+/// An output that is being read.
+struct Reading {
+    task: JoinHandle<Vec<u8>>,
+    /// Ends the reading when it is dropped.
+    stop: oneshot::Sender<()>,
 }
 
-async fn drain(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+impl Reading {
+    fn of(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { task: tokio::spawn(drain(pipe, stopped)), stop }
+    }
+
+    /// What was said. A process in the background may hold the output open: then what came so far.
+    async fn text(self) -> String {
+        let Self { mut task, stop } = self;
+        let bytes = match timeout(DRAIN, &mut task).await {
+            Ok(bytes) => bytes,
+            Err(_still_open) => {
+                drop(stop);
+                task.await
+            }
+        };
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+}
+
+async fn drain(pipe: Option<impl AsyncRead + Unpin>, mut stopped: oneshot::Receiver<()>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut pipe) = pipe else { return kept };
     let mut buffer = [0; 4096];
     loop {
-        match pipe.read(&mut buffer).await {
+        let read = tokio::select! {
+            read = pipe.read(&mut buffer) => read,
+            _ = &mut stopped => return kept,
+        };
+        match read {
             Ok(0) | Err(_) => return kept,
             Ok(count) => {
                 let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
@@ -208,6 +228,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn this_program_can_be_started_again() {
+        let mut again = program(&this_program());
+        again.args(["--list", "this_program_can_be"]);
+        let finished = run(again, Duration::from_secs(10)).await.unwrap();
+        assert!(finished.out.contains("this_program_can_be_started_again"), "{finished:?}");
+    }
+
+    #[tokio::test]
     async fn a_late_program_ends_with_all_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
@@ -221,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_helper_in_the_background_does_not_hold_us_up() {
         let finished = timeout(Duration::from_secs(5), run(sh("sleep 20 & echo done"), Duration::from_secs(10))).await;
-        assert!(finished.unwrap().unwrap().status.success());
+        assert_eq!(finished.unwrap().unwrap().out, "done\n");
     }
 
     #[tokio::test]

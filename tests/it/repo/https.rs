@@ -55,12 +55,10 @@ fn spec(world: &World, location: Location) -> Spec {
 }
 
 async fn fault(spec: Spec) -> FetchFault {
-    match Repo::open(spec).unwrap().head().await {
-        Err(error @ RepoError::Fetch { .. }) => {
-            assert!(!error.to_string().contains(TOKEN) && !format!("{error:?}").contains(TOKEN), "{error}");
-            let RepoError::Fetch { fault, .. } = error else { unreachable!() };
-            fault
-        }
+    let error = Repo::open(spec).unwrap().head().await.unwrap_err();
+    assert!(!error.to_string().contains(TOKEN) && !format!("{error:?}").contains(TOKEN), "{error}");
+    match error {
+        RepoError::Fetch { fault, .. } => fault,
         other => panic!("{other:?}"),
     }
 }
