@@ -29,6 +29,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(120);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// How much of git's words is shown. Characters.
 const SAID_CHARS_MAX: usize = 300;
+/// How many lines of them.
+const SAID_LINES_MAX: usize = 4;
 
 /// The bare repository in the cache.
 pub(super) fn mirror(spec: &Spec) -> PathBuf {
@@ -272,8 +274,10 @@ fn judge(finished: &Finished, branch: &str) -> FetchFault {
 fn said(err: &str) -> String {
     let ours = err.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("remote:"));
     let noise = ["Please make sure you have the correct access rights", "and the repository exists."];
-    let lines: Vec<&str> = ours.filter(|line| !noise.contains(line)).take(4).collect();
-    if lines.is_empty() { "without a word".to_owned() } else { one_line(&lines.join("; "), SAID_CHARS_MAX) }
+    let lines: Vec<&str> = ours.filter(|line| !noise.contains(line)).collect();
+    // The reason stands at the end, behind warnings and a host's greeting.
+    let last = lines.get(lines.len().saturating_sub(SAID_LINES_MAX)..).unwrap_or_default();
+    if last.is_empty() { "without a word".to_owned() } else { one_line(&last.join("; "), SAID_CHARS_MAX) }
 }
 
 #[cfg(test)]
@@ -292,6 +296,30 @@ mod tests {
         let err = "remote: your token is hunter2\nfatal: Authentication failed for 'https://h/x'\n";
         assert_eq!(fault(err), FetchFault::Denied { said: "fatal: Authentication failed for 'https://h/x'".into() });
         assert_eq!(fault(""), FetchFault::Other { said: "without a word".into() });
+    }
+
+    /// As the programs wrote them. Most are also made by real servers in tests/it/repo/; these are hard to make there.
+    #[test]
+    fn words_of_git_ssh_and_curl_are_told_apart() {
+        let gone = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n";
+        let unreachable = |err: &str| matches!(fault(&format!("{err}\n{gone}")), FetchFault::Unreachable { .. });
+        assert!(unreachable("ssh: Could not resolve hostname h: Name or service not known"));
+        assert!(unreachable("ssh: connect to host h port 22: No route to host"));
+        assert!(unreachable("kex_exchange_identification: Connection closed by remote host"));
+        assert!(unreachable("fatal: unable to access 'https://h/x/': Could not resolve host: h"));
+        assert_eq!(
+            fault("fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output"),
+            FetchFault::NoSpace
+        );
+        let rewritten = "fatal: transport 'git' not allowed\n";
+        assert_eq!(fault(rewritten), FetchFault::Protocol { said: rewritten.trim().into() });
+        let forbidden = fault("fatal: unable to access 'https://h/x/': The requested URL returned error: 403\n");
+        assert!(matches!(forbidden, FetchFault::Denied { .. }), "{forbidden:?}");
+        let locked = fault(
+            "error: cannot lock ref 'refs/valkeeper/0': Unable to create '/c/mirror.git/refs/valkeeper/0.lock': File exists.\n",
+        );
+        assert!(matches!(locked, FetchFault::Cache { .. }), "{locked:?}");
+        assert!(matches!(fault(gone), FetchFault::Other { .. }));
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use super::error::SpecError;
 use super::{Access, Spec, Verify};
 
+/// How the tokens of GitHub and GitLab begin: people write one in place of the user.
+const TOKEN_BEGINNINGS: &[&str] = &["ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "gldt-", "glcbt-"];
+
 /// Where the text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
@@ -57,7 +60,9 @@ fn check_remote(url: &str) -> Result<(), SpecError> {
     let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
-    if user.is_some_and(|user| user.contains(':')) {
+    let is_secret = |user: &str| user.contains(':') || TOKEN_BEGINNINGS.iter().any(|begin| user.starts_with(begin));
+    // A repository needs no query; what stands there is a token.
+    if user.is_some_and(is_secret) || (url.contains("://") && url.contains('?')) {
         return Err(SpecError::PasswordInAddress);
     }
     let address_error = || SpecError::Address(url.to_owned());
@@ -219,8 +224,15 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_refused_without_being_shown() {
-        for url in ["https://u:hunter2@h/x", "ssh://u:hunter2@h/x", "http://u:hunter2@h/x", "https://:hunter2@h", "u:hunter2@h:x"]
-        {
+        for url in [
+            "https://glpat-hunter2@h/x",
+            "https://h/x?private_token=hunter2",
+            "https://u:hunter2@h/x",
+            "ssh://u:hunter2@h/x",
+            "http://u:hunter2@h/x",
+            "https://:hunter2@h",
+            "u:hunter2@h:x",
+        ] {
             let error = Location::parse(url).unwrap_err();
             assert_eq!(error, SpecError::PasswordInAddress, "{url}");
             assert!(!error.to_string().contains("hunter2"));

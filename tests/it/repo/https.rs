@@ -57,10 +57,9 @@ fn spec(world: &World, location: Location) -> Spec {
 async fn fault(spec: Spec) -> FetchFault {
     let error = Repo::open(spec).unwrap().head().await.unwrap_err();
     assert!(!error.to_string().contains(TOKEN) && !format!("{error:?}").contains(TOKEN), "{error}");
-    match error {
-        RepoError::Fetch { fault, .. } => fault,
-        other => panic!("{other:?}"),
-    }
+    let text = error.to_string();
+    let RepoError::Fetch { fault, .. } = error else { panic!("{text}") };
+    fault
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use valkeeper::repo::{Location, Repo, RepoError, Revision, Signature, SignatureF
 
 use super::{World, head, run};
 
-fn ssh_key(world: &World, name: &str) -> String {
+pub fn ssh_key(world: &World, name: &str) -> String {
     run("ssh-keygen", world.folder.path(), &["-q", "-t", "ed25519", "-N", "", "-C", name, "-f", name], &[]);
     fs::read_to_string(world.path(&format!("{name}.pub"))).unwrap().trim().to_owned()
 }
 
 /// A commit that is signed with an ssh key, by hand: what is configured is what the test says.
-fn sign_with_ssh(world: &World, key: &str, date: Option<&str>) -> Revision {
+pub fn sign_with_ssh(world: &World, key: &str, date: Option<&str>) -> Revision {
     let key = format!("user.signingkey={}", world.text(&format!("{key}.pub")));
     let env: Vec<(&str, &str)> = date.map(|date| ("GIT_COMMITTER_DATE", date)).into_iter().collect();
     let args = ["-c", "gpg.format=ssh", "-c", &key, "commit", "--quiet", "--allow-empty", "-S", "-m", "signed"];

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use valkeeper::repo::{FetchFault, Location, Repo, RepoError, Spec};
+use valkeeper::repo::{FetchFault, Location, Repo, RepoError, Spec, Verify};
 
 use super::{World, head, run, texts};
 use crate::support::free_port;
@@ -101,6 +101,40 @@ async fn a_remote_is_followed_over_ssh() {
     let error = repo.head().await.unwrap_err();
     assert!(matches!(&error, RepoError::Fetch { fault: FetchFault::NoBranch { .. }, .. }), "{error}");
     assert_eq!(texts(&repo, &third).await, "a = 3\nb = 1\n", "the last good revision stays readable");
+}
+
+#[tokio::test]
+async fn fetches_into_one_cache_take_turns() {
+    let world = World::new();
+    world.git(&["checkout", "--quiet", "-b", "main-2"]);
+    let other = world.commit(&[("a.toml", "a = 2\n")]);
+    world.git(&["checkout", "--quiet", "main"]);
+    world.bare();
+    let sshd = Sshd::start(&world);
+    let main = Repo::open(spec(&world, sshd.port)).unwrap();
+    let branch = main.on_branch("main-2").unwrap();
+    let heads = tokio::join!(main.head(), branch.head(), main.head(), branch.head());
+    let [one, two, three, four] = [heads.0, heads.1, heads.2, heads.3].map(|head| head.unwrap().revision);
+    assert_eq!((&one, &two), (&world.at("main"), &other));
+    assert_eq!((one, two), (three, four));
+}
+
+#[tokio::test]
+async fn a_signature_is_checked_in_the_mirror_as_well() {
+    let world = World::new();
+    world.bare();
+    let sshd = Sshd::start(&world);
+    let key = super::signed::ssh_key(&world, "anna");
+    fs::write(world.path("allowed_signers"), format!("anna@example.com {key}\n")).unwrap();
+    let mut spec = spec(&world, sshd.port);
+    spec.verify = Verify::Head { allowed_signers: Some(world.path("allowed_signers")), openpgp_keys: None };
+    let repo = Repo::open(spec).unwrap();
+    let unsigned = head(&repo).await;
+    assert!(repo.verify(&unsigned).await.is_err());
+    super::signed::sign_with_ssh(&world, "anna", None);
+    world.push(&["main"]);
+    let signed = head(&repo).await;
+    assert_eq!(repo.verify(&signed).await.unwrap().signer, "anna@example.com");
 }
 
 /// What a power cut, a killed git or a full disk leave in the mirror must not need a person at night.
