@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::error::RepoError;
 
@@ -53,6 +53,7 @@ const SETTINGS: &[&str] =
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// How long git has to clean up after SIGTERM (it removes its lock files) before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
+const GRACE_STEP: Duration = Duration::from_millis(20);
 /// How long an output may stay open after git itself has ended: a helper in the background can hold it.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -124,10 +125,10 @@ pub(super) async fn run(mut command: Command, deadline: Duration) -> Result<Fini
         Ok(status) => status.map_err(RunError::Wait)?,
         Err(_late) => {
             group.signal(Signal::TERM);
-            if timeout(GRACE, child.wait()).await.is_err() {
-                group.signal(Signal::KILL);
-                child.wait().await.map_err(RunError::Wait)?;
-            }
+            group.leader_ends().await;
+            // Those that it started as well, also when git itself has ended: it is not waited for yet, so the group is still ours.
+            group.signal(Signal::KILL);
+            child.wait().await.map_err(RunError::Wait)?;
             group.ended();
             return Err(RunError::Deadline(deadline));
         }
@@ -197,6 +198,17 @@ impl Group {
         }
     }
 
+    /// Waits until the leader has ended, and leaves it to be waited for; or until its time is over.
+    async fn leader_ends(&self) {
+        let Some(pid) = self.0 else { return };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let mut left = GRACE;
+        while matches!(waitid(WaitId::Pid(pid), options), Ok(None)) && !left.is_zero() {
+            sleep(GRACE_STEP).await;
+            left = left.saturating_sub(GRACE_STEP);
+        }
+    }
+
     /// The leader was waited for: its number may come to be somebody else's.
     fn ended(&mut self) {
         self.0 = None;
@@ -242,7 +254,19 @@ mod tests {
         let script = format!("trap '' TERM; (sleep 3; touch {}) & sleep 60", mark.display());
         let error = run(sh(&script), Duration::from_millis(300)).await.unwrap_err();
         assert!(matches!(error, RunError::Deadline(_)), "{error:?}");
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        sleep(Duration::from_millis(1500)).await;
+        assert!(!mark.exists());
+    }
+
+    #[tokio::test]
+    async fn what_outlives_a_late_program_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        // The helper does not hear SIGTERM; its parent does.
+        let script = format!("(trap '' TERM; sleep 2; touch {}) & sleep 60", mark.display());
+        let error = run(sh(&script), Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, RunError::Deadline(_)), "{error:?}");
+        sleep(Duration::from_millis(2500)).await;
         assert!(!mark.exists());
     }
 

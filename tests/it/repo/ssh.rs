@@ -233,7 +233,7 @@ async fn a_remote_that_hangs_is_given_up_at_the_deadline() {
     let found = fault(spec).await;
     assert!(matches!(found, FetchFault::Deadline(_) | FetchFault::Unreachable { .. }), "{found:?}");
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-    assert_eq!(processes_naming(world.folder.path().to_str().unwrap()), 0, "git and ssh are gone");
+    processes_end(world.folder.path().to_str().unwrap()).await;
 }
 
 /// Whoever waits for a fetch may lose interest: a shutdown does.
@@ -253,8 +253,13 @@ async fn a_fetch_that_is_dropped_leaves_no_process() {
         });
     });
     assert!(dropped.await.is_err(), "it hangs");
+    processes_end(here).await;
+}
+
+/// A process that was killed is gone a moment later.
+async fn processes_end(naming: &str) {
     let since = Instant::now();
-    while processes_naming(here) > 0 {
+    while processes_naming(naming) > 0 {
         assert!(since.elapsed() < Duration::from_secs(3), "git or ssh is left behind");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
