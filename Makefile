@@ -14,7 +14,7 @@ help: ## Show this list
 build: toolchain ## Build the valkeeper program (release): target/release/valkeeper
 	$(CARGO) build --release --locked
 
-demo: install-missing ## Apply an example on this machine, in a temporary folder, and show what valkeeper does
+demo: ## Apply an example on this machine, in a temporary folder, and show what valkeeper does
 	scripts/demo
 
 # The examples in doc comments come first, so that the last summary is that of the tests.

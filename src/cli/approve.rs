@@ -5,9 +5,11 @@ use std::sync::Mutex;
 use clap::Args;
 use tokio::sync::watch;
 
+use super::client::SocketArgs;
 use super::exit::Exit;
 use super::{SourceArgs, load, out};
 use crate::apply::schedule::{self, Pace};
+use crate::daemon::control::Request;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::model::plan::Plan;
 
@@ -21,9 +23,19 @@ pub(crate) struct ApproveArgs {
     pub revision: String,
     #[command(flatten)]
     pub source: SourceArgs,
+    /// Ask the running daemon, whose revisions are commits, instead of reading PATH
+    #[arg(long)]
+    pub daemon: bool,
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
+    if args.daemon {
+        let request = Request { revision: Some(args.revision), ..Request::default() };
+        out::print(args.socket.ask("approve", &request).await? + "\n")?;
+        return Ok(Exit::Ok);
+    }
     let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
     let desired = &loaded.desired;
     anyhow::ensure!(

@@ -1,5 +1,7 @@
 //! Asking a running daemon: HTTP over its control socket.
 
+#![expect(clippy::disallowed_methods, reason = "the control socket is called here")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ mod saved;
 pub mod schema;
 mod status;
 
-use std::io::{self, stdout};
+use std::io::{self, IsTerminal as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -143,7 +143,7 @@ pub fn run() -> ExitCode {
 /// Logs to standard error: standard output belongs to plans and facts. `VALKEEPER_LOG` says what is logged.
 fn start_log(json: bool, usual: &str) {
     let filter = EnvFilter::try_from_env("VALKEEPER_LOG").unwrap_or_else(|_unset| EnvFilter::new(usual));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
     if json {
         log.json().flatten_event(true).init();
     } else {

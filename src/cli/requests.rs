@@ -61,7 +61,7 @@ fn named(name: Option<&str>) -> anyhow::Result<Option<InstanceName>> {
 
 async fn say(socket: &SocketArgs, action: &str, request: &Request) -> anyhow::Result<Exit> {
     let said = socket.ask(action, request).await?;
-    super::out::print(&format!("{said}\n"))?;
+    super::out::print(format_args!("{said}\n"))?;
     Ok(Exit::Ok)
 }
 

@@ -163,7 +163,8 @@ fn row(name: &str, instance: &InstanceStatus, ago: &dyn Fn(Timestamp) -> String)
     if instance.requested > 0 {
         what.push(format!("requested: {} steps", instance.requested));
     }
-    if let Some(suspension) = &instance.suspended {
+    let told = instance.held.iter().any(|held| held.reason == "suspended");
+    if let Some(suspension) = instance.suspended.as_ref().filter(|_| !told) {
         what.push(format!("suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
     }
     what.extend(instance.held.iter().map(|held| format!("held: {}: {}", held.what, held.message)));

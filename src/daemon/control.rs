@@ -1,5 +1,7 @@
 //! The control socket: HTTP with JSON over a unix socket that only its owner may open. It hears people; the loop answers.
 
+#![expect(clippy::disallowed_methods, reason = "the control socket is made and listened on here")]
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -32,6 +32,8 @@ pub struct Following {
     metrics: Arc<Metrics>,
     in_force: Option<Arc<InForce>>,
     head: Option<Revision>,
+    /// A head that does not follow what was settled: not taken again unless a person accepts it.
+    rewound: Option<Revision>,
     problem: Option<Problem>,
     last_fetch: Option<Timestamp>,
 }
@@ -49,7 +51,7 @@ fn bad(kind: ProblemKind) -> impl Fn(RepoError) -> Bad {
 
 impl Following {
     pub fn new(repo: Repo, roots: Roots, metrics: Arc<Metrics>) -> Self {
-        Self { repo, roots, metrics, in_force: None, head: None, problem: None, last_fetch: None }
+        Self { repo, roots, metrics, in_force: None, head: None, rewound: None, problem: None, last_fetch: None }
     }
 
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
@@ -81,6 +83,12 @@ impl Following {
         self.head = Some(head.clone());
         if self.in_force.as_ref().is_some_and(|in_force| in_force.revision == head) {
             self.problem = None;
+            return false;
+        }
+        if self.rewound.as_ref() == Some(&head) {
+            if let Some(problem) = &mut self.problem {
+                problem.count += 1;
+            }
             return false;
         }
         match self.judge(&head).await {
@@ -141,6 +149,10 @@ impl Following {
     /// Does what is in force follow what was last settled? If not, what was settled comes back into force, unless a person
     /// accepted the new one by name.
     pub async fn keep_to_history(&mut self, record: &FleetRecord, now: Timestamp) -> bool {
+        if self.rewound.is_some() && self.rewound.as_ref().map(Revision::as_str) == record.accepted.as_deref() {
+            self.rewound = None;
+            return true;
+        }
         let (Some(in_force), Some(settled)) = (&self.in_force, &record.settled) else { return false };
         let revision = &in_force.revision;
         if settled.revision == revision.as_str() || record.accepted.as_deref() == Some(revision.as_str()) {
@@ -161,6 +173,7 @@ impl Following {
              \"valkeeper accept {revision}\" takes it all the same",
             settled.revision
         );
+        self.rewound = Some(revision.clone());
         self.in_force = match old {
             Some(old) => self.judge(&old).await.ok().map(Arc::new),
             None => None,

@@ -70,7 +70,7 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
     let before = scene.before.get(name);
     let wanted = scene.desired.instances.get(name).filter(|instance| instance.ensure == Ensure::Present);
     let failure = scene.backoff.of(&Subject::Instance(name.clone()));
-    let node = standing.map(|(node, _)| node).or_else(|| Some(scene.desired.shards.get(&wanted?.shard)?.nodes.first()?));
+    let node = standing.map(|(node, _)| node).or_else(|| scene.desired.shards.get(&wanted?.shard)?.nodes.first());
     let unseen = node.is_some_and(|node| scene.live.seen(node).is_none());
     let held: Vec<HeldStatus> = scene
         .plan

@@ -3,6 +3,8 @@
 //! Nothing that correctness needs is kept here: what was settled, suspended and approved is on the nodes, the rest in the
 //! source. A trigger carries no data into a pass.
 
+#![expect(clippy::disallowed_methods, reason = "the port for metrics and hooks is listened on here")]
+
 pub mod backoff;
 pub mod command;
 pub mod control;

@@ -1,6 +1,6 @@
 //! INTENT: TOML text to [`Desired`], or all that is wrong with it at once, each with its place and a cure.
 //!
-//! Pure: reading files, secrets and folders is `cli/source.rs`, showing problems is `cli/problems.rs`. The way of a text:
+//! Pure: reading files is `repo/`, reading secrets is `cli/source.rs`, showing problems is `cli/problems.rs`. The way of a text:
 //! [`Source`] → `syntax` (tree) → `reader` along [`schema`] (`fleet`, `instance`, `user`: drafts) → `link` and `merge`
 //! (all files, references) → `revision`.
 

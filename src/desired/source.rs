@@ -1,4 +1,4 @@
-//! One file of the state language as text, within limits. Reading it from a disk is `cli/source.rs`.
+//! One file of the state language as text, within limits. Reading it from a disk or a commit is `repo/`.
 
 /// The largest file, in bytes: 32 MiB. A hundred thousand instances in a folder of files stay far below it in each.
 pub const FILE_BYTES_MAX: usize = 32 << 20;

@@ -1,5 +1,6 @@
 //! Why a source cannot be followed right now: each error names the place and the cure, and none carries a secret.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub enum SpecError {
     Folder(String),
     #[error("{0:?} is not a full commit id: write all of its 40 hex digits")]
     Revision(String),
-    #[error("{key} is {path:?}: write a whole path (from /) of letters, digits and any of / . _ - + @ ,")]
+    #[error("{key} is {path:?}: use a path of letters, digits and any of / . _ - + @ ,")]
     Path { key: &'static str, path: PathBuf },
     #[error("{key} has no meaning for {what}: take it out")]
     Meaningless { key: &'static str, what: &'static str },
@@ -110,7 +111,7 @@ pub enum FetchFault {
     Protocol { said: String },
     #[error("no space left for the mirror in the cache")]
     NoSpace,
-    #[error("the mirror in the cache is damaged, also when made anew: {said}")]
+    #[error("the mirror in the cache is damaged: {said}")]
     Cache { said: String },
     #[error("another process fetches into the same cache, for longer than {0:?}")]
     Busy(Duration),
@@ -207,8 +208,13 @@ impl SignatureFault {
     }
 }
 
-fn listed<T: std::fmt::Display>(faults: &[T]) -> String {
-    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+/// Several errors in one line, each with its cause: a chain of causes has room for one only.
+fn listed<E: Error>(faults: &[E]) -> String {
+    let with_cause = |fault: &E| match fault.source() {
+        Some(cause) => format!("{fault}: {cause}"),
+        None => fault.to_string(),
+    };
+    faults.iter().map(with_cause).collect::<Vec<_>>().join("; ")
 }
 
 fn known_branches(known: &[String]) -> String {

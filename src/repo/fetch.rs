@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep};
 
 use super::error::{FetchFault, RepoError};
 use super::git::{self, Finished};
-use super::{Access, Spec, askpass, blocking, one_line};
+use super::tree::{self, At};
+use super::{Access, Revision, Spec, askpass, blocking, one_line};
 use crate::host::lock::{self, LockError};
 
 /// How long git has for what needs no network: making a mirror, tidying it up.
@@ -28,6 +29,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(120);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// How much of git's words is shown. Characters.
 const SAID_CHARS_MAX: usize = 300;
+/// How many lines of them.
+const SAID_LINES_MAX: usize = 4;
 
 /// The bare repository in the cache.
 pub(super) fn mirror(spec: &Spec) -> PathBuf {
@@ -54,6 +57,7 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
     let _turn = turn(spec, until).await.map_err(|error| error.into_repo(url, spec))?;
     let mirror = mirror(spec);
     let mut fresh = make_if_missing(&mirror).await?;
+    let before = stands(spec, &mirror).await;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let finished = git::run(command(spec, url, &mirror), left).await;
@@ -63,18 +67,27 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
             break;
         }
         let why = judge(&finished, &spec.branch);
-        match &why {
-            // What a power cut or a killed git left behind: it is only a cache.
-            FetchFault::Cache { said } if !fresh => {
-                tracing::warn!(mirror = %mirror.display(), said, "the mirror is damaged: fetching anew")
-            }
-            _final => return Err(fault(why)),
+        // What a power cut or a killed git left behind: it is only a cache.
+        let damaged = matches!(why, FetchFault::Cache { .. });
+        if fresh || !damaged {
+            return Err(fault(why));
         }
+        tracing::warn!(mirror = %mirror.display(), %why, "the mirror is thrown away and fetched anew");
         discard(&mirror).map_err(|cause| RepoError::Io { doing: "cannot be removed", path: mirror.clone(), cause })?;
         fresh = make_if_missing(&mirror).await?;
     }
-    tidy_up(&mirror).await;
+    // Only then is there more to pack; the poll of a quiet repository costs one git, not two.
+    if stands(spec, &mirror).await != before {
+        tidy_up(&mirror).await;
+    }
     Ok(())
+}
+
+/// Where the branch stands in the mirror, if it can be told.
+async fn stands(spec: &Spec, mirror: &Path) -> Option<Revision> {
+    let at = At { path: mirror.to_owned(), shown: String::new() };
+    let branch = spec.branch.clone();
+    blocking(move || tree::head(&at, &reference(&branch), &branch)).await.ok().map(|head| head.revision)
 }
 
 /// Fetches of many programs take turns, and a late one gives up.
@@ -261,8 +274,10 @@ fn judge(finished: &Finished, branch: &str) -> FetchFault {
 fn said(err: &str) -> String {
     let ours = err.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("remote:"));
     let noise = ["Please make sure you have the correct access rights", "and the repository exists."];
-    let lines: Vec<&str> = ours.filter(|line| !noise.contains(line)).take(4).collect();
-    if lines.is_empty() { "without a word".to_owned() } else { one_line(&lines.join("; "), SAID_CHARS_MAX) }
+    let lines: Vec<&str> = ours.filter(|line| !noise.contains(line)).collect();
+    // The reason stands at the end, behind warnings and a host's greeting.
+    let last = lines.get(lines.len().saturating_sub(SAID_LINES_MAX)..).unwrap_or_default();
+    if last.is_empty() { "without a word".to_owned() } else { one_line(&last.join("; "), SAID_CHARS_MAX) }
 }
 
 #[cfg(test)]
@@ -281,6 +296,30 @@ mod tests {
         let err = "remote: your token is hunter2\nfatal: Authentication failed for 'https://h/x'\n";
         assert_eq!(fault(err), FetchFault::Denied { said: "fatal: Authentication failed for 'https://h/x'".into() });
         assert_eq!(fault(""), FetchFault::Other { said: "without a word".into() });
+    }
+
+    /// As the programs wrote them. Most are also made by real servers in tests/it/repo/; these are hard to make there.
+    #[test]
+    fn words_of_git_ssh_and_curl_are_told_apart() {
+        let gone = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n";
+        let unreachable = |err: &str| matches!(fault(&format!("{err}\n{gone}")), FetchFault::Unreachable { .. });
+        assert!(unreachable("ssh: Could not resolve hostname h: Name or service not known"));
+        assert!(unreachable("ssh: connect to host h port 22: No route to host"));
+        assert!(unreachable("kex_exchange_identification: Connection closed by remote host"));
+        assert!(unreachable("fatal: unable to access 'https://h/x/': Could not resolve host: h"));
+        assert_eq!(
+            fault("fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output"),
+            FetchFault::NoSpace
+        );
+        let rewritten = "fatal: transport 'git' not allowed\n";
+        assert_eq!(fault(rewritten), FetchFault::Protocol { said: rewritten.trim().into() });
+        let forbidden = fault("fatal: unable to access 'https://h/x/': The requested URL returned error: 403\n");
+        assert!(matches!(forbidden, FetchFault::Denied { .. }), "{forbidden:?}");
+        let locked = fault(
+            "error: cannot lock ref 'refs/valkeeper/0': Unable to create '/c/mirror.git/refs/valkeeper/0.lock': File exists.\n",
+        );
+        assert!(matches!(locked, FetchFault::Cache { .. }), "{locked:?}");
+        assert!(matches!(fault(gone), FetchFault::Other { .. }));
     }
 
     #[test]

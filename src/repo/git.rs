@@ -5,16 +5,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "starts git and passes on the few variables by which people set it up")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::error::RepoError;
 
@@ -51,6 +53,7 @@ const SETTINGS: &[&str] =
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// How long git has to clean up after SIGTERM (it removes its lock files) before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
+const GRACE_STEP: Duration = Duration::from_millis(20);
 /// How long an output may stay open after git itself has ended: a helper in the background can hold it.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -93,7 +96,7 @@ pub(super) fn git(git_dir: &Path) -> Command {
 }
 
 /// A program in the closed environment, without a terminal.
-pub(super) fn program(name: &str) -> Command {
+pub(super) fn program(name: &(impl AsRef<OsStr> + ?Sized)) -> Command {
     let mut command = Command::new(name);
     command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
     // Words are matched, so they must be the untranslated ones. An empty GIT_ASKPASS asks nobody (prompt.c of git).
@@ -115,44 +118,62 @@ pub(super) fn this_program() -> OsString {
 /// Runs it to its end, or ends it and all it started.
 pub(super) async fn run(mut command: Command, deadline: Duration) -> Result<Finished, RunError> {
     let mut child = command.spawn().map_err(RunError::Start)?;
-    let out = tokio::spawn(drain(child.stdout.take()));
-    let err = tokio::spawn(drain(child.stderr.take()));
+    let out = Reading::of(child.stdout.take());
+    let err = Reading::of(child.stderr.take());
     let mut group = Group::of(&child);
     let status = match timeout(deadline, child.wait()).await {
         Ok(status) => status.map_err(RunError::Wait)?,
         Err(_late) => {
             group.signal(Signal::TERM);
-            if timeout(GRACE, child.wait()).await.is_err() {
-                group.signal(Signal::KILL);
-                child.wait().await.map_err(RunError::Wait)?;
-            }
+            group.leader_ends().await;
+            // Those that it started as well, also when git itself has ended: it is not waited for yet, so the group is still ours.
+            group.signal(Signal::KILL);
+            child.wait().await.map_err(RunError::Wait)?;
             group.ended();
             return Err(RunError::Deadline(deadline));
         }
     };
     group.ended();
-    Ok(Finished { status, out: text(out).await, err: text(err).await })
+    Ok(Finished { status, out: out.text().await, err: err.text().await })
 }
 
-/// The text of an output. One that a process in the background holds open is given up with what came so far being lost.
-async fn text(reading: tokio::task::JoinHandle<Vec<u8>>) -> String {
-    let stop = reading.abort_handle();
-    let bytes = match timeout(DRAIN, reading).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) | Err(_) => {
-            stop.abort();
-            Vec::new()
-        }
-    };
-    String::from_utf8_lossy(&bytes).into_owned()
+/// An output that is being read.
+struct Reading {
+    task: JoinHandle<Vec<u8>>,
+    /// Ends the reading when it is dropped.
+    stop: oneshot::Sender<()>,
 }
 
-async fn drain(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+impl Reading {
+    fn of(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { task: tokio::spawn(drain(pipe, stopped)), stop }
+    }
+
+    /// What was said. A process in the background may hold the output open: then what came so far.
+    async fn text(self) -> String {
+        let Self { mut task, stop } = self;
+        let bytes = match timeout(DRAIN, &mut task).await {
+            Ok(bytes) => bytes,
+            Err(_still_open) => {
+                drop(stop);
+                task.await
+            }
+        };
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+}
+
+async fn drain(pipe: Option<impl AsyncRead + Unpin>, mut stopped: oneshot::Receiver<()>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut pipe) = pipe else { return kept };
     let mut buffer = [0; 4096];
     loop {
-        match pipe.read(&mut buffer).await {
+        let read = tokio::select! {
+            read = pipe.read(&mut buffer) => read,
+            _ = &mut stopped => return kept,
+        };
+        match read {
             Ok(0) | Err(_) => return kept,
             Ok(count) => {
                 let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
@@ -174,6 +195,17 @@ impl Group {
         if let Some(pid) = self.0 {
             // It may have ended by itself in this moment.
             let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Waits until the leader has ended, and leaves it to be waited for; or until its time is over.
+    async fn leader_ends(&self) {
+        let Some(pid) = self.0 else { return };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let mut left = GRACE;
+        while matches!(waitid(WaitId::Pid(pid), options), Ok(None)) && !left.is_zero() {
+            sleep(GRACE_STEP).await;
+            left = left.saturating_sub(GRACE_STEP);
         }
     }
 
@@ -208,20 +240,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn this_program_can_be_started_again() {
+        let mut again = program(&this_program());
+        again.args(["--list", "this_program_can_be"]);
+        let finished = run(again, Duration::from_secs(10)).await.unwrap();
+        assert!(finished.out.contains("this_program_can_be_started_again"), "{finished:?}");
+    }
+
+    #[tokio::test]
     async fn a_late_program_ends_with_all_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
         let script = format!("trap '' TERM; (sleep 3; touch {}) & sleep 60", mark.display());
         let error = run(sh(&script), Duration::from_millis(300)).await.unwrap_err();
         assert!(matches!(error, RunError::Deadline(_)), "{error:?}");
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        sleep(Duration::from_millis(1500)).await;
+        assert!(!mark.exists());
+    }
+
+    #[tokio::test]
+    async fn what_outlives_a_late_program_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        // The helper does not hear SIGTERM; its parent does.
+        let script = format!("(trap '' TERM; sleep 2; touch {}) & sleep 60", mark.display());
+        let error = run(sh(&script), Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, RunError::Deadline(_)), "{error:?}");
+        sleep(Duration::from_millis(2500)).await;
         assert!(!mark.exists());
     }
 
     #[tokio::test]
     async fn a_helper_in_the_background_does_not_hold_us_up() {
         let finished = timeout(Duration::from_secs(5), run(sh("sleep 20 & echo done"), Duration::from_secs(10))).await;
-        assert!(finished.unwrap().unwrap().status.success());
+        assert_eq!(finished.unwrap().unwrap().out, "done\n");
     }
 
     #[tokio::test]

@@ -3,7 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::error::SpecError;
-use super::{Spec, Verify};
+use super::{Access, Spec, Verify};
+
+/// How the tokens of GitHub and GitLab begin: people write one in place of the user.
+const TOKEN_BEGINNINGS: &[&str] = &["ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "gldt-", "glcbt-"];
 
 /// Where the text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +60,9 @@ fn check_remote(url: &str) -> Result<(), SpecError> {
     let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
-    if user.is_some_and(|user| user.contains(':')) {
+    let is_secret = |user: &str| user.contains(':') || TOKEN_BEGINNINGS.iter().any(|begin| user.starts_with(begin));
+    // A repository needs no query; what stands there is a token.
+    if user.is_some_and(is_secret) || (url.contains("://") && url.contains('?')) {
         return Err(SpecError::PasswordInAddress);
     }
     let address_error = || SpecError::Address(url.to_owned());
@@ -87,6 +92,7 @@ pub(super) fn check(spec: &mut Spec) -> Result<(), SpecError> {
         Location::Remote(url) => check_remote(url)?,
         Location::Local(_) | Location::Folder(_) => {}
     }
+    make_absolute(spec);
     spec.folder = tidy_folder(&spec.folder).ok_or_else(|| SpecError::Folder(spec.folder.clone()))?;
     // A name that begins so would be an option in other places where people type it.
     if spec.branch.starts_with('-') || !git2::Reference::is_valid_name(&format!("refs/heads/{}", spec.branch)) {
@@ -98,6 +104,22 @@ pub(super) fn check(spec: &mut Spec) -> Result<(), SpecError> {
         (Verify::Head { .. }, Location::Folder(_)) => Err(SpecError::FolderIsNotSigned),
         (Verify::Head { allowed_signers: None, openpgp_keys: None }, _) => Err(SpecError::NobodyMaySign),
         (Verify::Head { .. }, _) => Ok(()),
+    }
+}
+
+/// Programs are started in the root folder, where a relative path means another one.
+fn make_absolute(spec: &mut Spec) {
+    let Access { token_file, ca_file, ssh_key, known_hosts, askpass } = &mut spec.access;
+    let (signers, keys) = match &mut spec.verify {
+        Verify::Off => (None, None),
+        Verify::Head { allowed_signers, openpgp_keys } => (allowed_signers.as_mut(), openpgp_keys.as_mut()),
+    };
+    let access = [token_file, ca_file, ssh_key, known_hosts, askpass].into_iter().filter_map(Option::as_mut);
+    for path in access.chain(signers).chain(keys).chain([&mut spec.cache]) {
+        // It fails for an empty path, and where there is no current folder: then the path is wrong as it stands.
+        if let Ok(absolute) = std::path::absolute(&*path) {
+            *path = absolute;
+        }
     }
 }
 
@@ -149,7 +171,7 @@ fn tidy_folder(folder: &str) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Access, Repo};
+    use super::super::Repo;
     use super::*;
 
     fn spec(location: Location) -> Spec {
@@ -202,8 +224,15 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_refused_without_being_shown() {
-        for url in ["https://u:hunter2@h/x", "ssh://u:hunter2@h/x", "http://u:hunter2@h/x", "https://:hunter2@h", "u:hunter2@h:x"]
-        {
+        for url in [
+            "https://glpat-hunter2@h/x",
+            "https://h/x?private_token=hunter2",
+            "https://u:hunter2@h/x",
+            "ssh://u:hunter2@h/x",
+            "http://u:hunter2@h/x",
+            "https://:hunter2@h",
+            "u:hunter2@h:x",
+        ] {
             let error = Location::parse(url).unwrap_err();
             assert_eq!(error, SpecError::PasswordInAddress, "{url}");
             assert!(!error.to_string().contains("hunter2"));
@@ -218,6 +247,19 @@ mod tests {
         for bad in ["..", "a/../..", "/a", "a\nb"] {
             assert_eq!(tidy_folder(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_relative_path_is_of_the_folder_we_were_started_in() {
+        let mut relative = spec(Location::Remote("h:x".into()));
+        relative.cache = "cache".into();
+        relative.access.ssh_key = Some("keys/id".into());
+        relative.verify = Verify::Head { allowed_signers: Some("signers".into()), openpgp_keys: None };
+        let repo = Repo::open(relative).unwrap();
+        let here = |name: &str| std::path::absolute(name).unwrap();
+        assert_eq!((&repo.spec().cache, &repo.spec().access.ssh_key), (&here("cache"), &Some(here("keys/id"))));
+        let signers = Verify::Head { allowed_signers: Some(here("signers")), openpgp_keys: None };
+        assert_eq!(repo.spec().verify, signers);
     }
 
     #[test]
@@ -238,7 +280,7 @@ mod tests {
         assert!(matches!(refused(|spec| spec.access.token_file = Some("/t".into()), &ssh), SpecError::Meaningless { .. }));
         assert!(matches!(refused(|spec| spec.access.ssh_key = Some("/k".into()), &https), SpecError::Meaningless { .. }));
         assert!(matches!(refused(|spec| spec.access.ssh_key = Some("/k".into()), &local), SpecError::Meaningless { .. }));
-        for path in ["k", "/a b", "/a'b", "/%d/k", "/$(x)"] {
+        for path in ["", "/a b", "/a'b", "/%d/k", "/$(x)"] {
             let mut spec = spec(ssh.clone());
             spec.access.ssh_key = Some(path.into());
             assert!(matches!(Repo::open(spec).unwrap_err(), SpecError::Path { .. }), "{path}");

@@ -141,6 +141,14 @@ impl Repo {
         &self.spec
     }
 
+    /// The same source on another branch; both may share the cache.
+    ///
+    /// # Errors
+    /// When it is no name of a branch.
+    pub fn on_branch(&self, branch: &str) -> Result<Self, SpecError> {
+        Self::open(Spec { branch: branch.to_owned(), ..Spec::clone(&self.spec) })
+    }
+
     /// The newest state: fetched from a remote, looked up in a local repository, or computed over a plain folder.
     ///
     /// # Errors

@@ -21,8 +21,11 @@ use super::{Revision, Spec, Verify, blocking, one_line};
 
 /// How much of a signer's name, a key or an error is shown. Characters.
 const SHOWN_CHARS_MAX: usize = 200;
-/// Every key of the file is trusted: it holds no others. No agent is needed to check, so none is left running.
-const GPG_CONF: &str = "trust-model always\nno-autostart\nno-auto-key-retrieve\n";
+/// A key is as good as the keyring says of it, whoever signed it. No agent is needed to check, so none is left running.
+const GPG_CONF: &str = "trust-model direct\nno-autostart\nno-auto-key-retrieve\n";
+
+/// gpg's number for a key that is trusted by itself (its doc/DETAILS, "ownertrust").
+const ULTIMATE: u8 = 6;
 
 /// A good signature of somebody who may sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,21 +124,37 @@ fn readable(path: &Path) -> Result<(), RepoError> {
     opened.map(drop).map_err(not_read)
 }
 
-/// A keyring of its own for gpg: the keys of the file, and no others.
+/// A keyring of its own for gpg: the keys of the file, each of them trusted, and no others.
 async fn import(spec: &Spec, keys: &Path, revision: &Revision) -> Result<TempDir, RepoError> {
     let io_error = |path: PathBuf| move |cause: io::Error| RepoError::Io { doing: "no keyring can be made", path, cause };
     let home = tempfile::Builder::new().prefix("valkeeper-keys-").tempdir().map_err(io_error(std::env::temp_dir()))?;
-    let prepared = fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))
-        .and_then(|()| fs::write(home.path().join("gpg.conf"), GPG_CONF));
+    let file = |name: &str| home.path().join(name);
+    let prepared =
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).and_then(|()| fs::write(file("gpg.conf"), GPG_CONF));
     prepared.map_err(io_error(home.path().to_owned()))?;
-    let mut gpg = git::program("gpg");
-    gpg.env("GNUPGHOME", home.path()).args(["--batch", "--quiet", "--no-tty", "--import", "--"]).arg(keys);
-    let finished = git::run(gpg, spec.deadline).await.map_err(|error| not_run("gpg", error, keys, revision))?;
-    if finished.status.success() {
-        return Ok(home);
-    }
-    let said = format!("{} holds no OpenPGP keys that gpg can read: {}", keys.display(), finished.err);
-    Err(RepoError::Signature { revision: revision.clone(), fault: cannot(&said) })
+    let bad = |said: &str| RepoError::Signature { revision: revision.clone(), fault: cannot(said) };
+    let gpg = async |words: &[&str], file: Option<&Path>| {
+        let mut gpg = git::program("gpg");
+        gpg.env("GNUPGHOME", home.path()).args(["--batch", "--quiet", "--no-tty"]).args(words).args(file);
+        let finished = git::run(gpg, spec.deadline).await.map_err(|error| not_run("gpg", error, keys, revision))?;
+        if finished.status.success() {
+            return Ok(finished.out);
+        }
+        Err(bad(&format!("{}: gpg cannot take its keys: {}", keys.display(), finished.err)))
+    };
+    gpg(&["--import", "--"], Some(keys)).await?;
+    let listed = gpg(&["--with-colons", "--list-keys"], None).await?;
+    let trust: String = primary_fingerprints(&listed).map(|fingerprint| format!("{fingerprint}:{ULTIMATE}:\n")).collect();
+    fs::write(file("trust"), trust).map_err(io_error(home.path().to_owned()))?;
+    gpg(&["--import-ownertrust", "--"], Some(&file("trust"))).await?;
+    Ok(home)
+}
+
+/// The line after each `pub`, field 10 (gpg's doc/DETAILS). Subkeys follow their primary key's trust.
+fn primary_fingerprints(listed: &str) -> impl Iterator<Item = &str> {
+    let after = listed.lines().skip(1);
+    let primary = listed.lines().zip(after).filter(|(line, _)| line.starts_with("pub:"));
+    primary.filter_map(|(_, next)| next.strip_prefix("fpr:")?.split(':').nth(8))
 }
 
 fn not_run(program: &'static str, error: RunError, place: &Path, revision: &Revision) -> RepoError {
@@ -185,6 +204,13 @@ mod tests {
         for letter in ["U", "N", "B", "X", "Y", "R", "E", "", "g", "GG", "Z"] {
             assert!(judged(letter).is_err(), "{letter}");
         }
+    }
+
+    #[test]
+    fn subkeys_are_no_primary_keys() {
+        let listed = "tru::1:1:0:3:1:5\npub:-:255:22:AA:1:::-:::scESC:\nfpr:::::::::F1:\nuid:-::::1::H::Anna:\n\
+                      sub:-:255:18:BB:1::::::e:\nfpr:::::::::F2:\npub:-:255:22:CC:1:::-:::sc:\nfpr:::::::::F3:\n";
+        assert_eq!(primary_fingerprints(listed).collect::<Vec<_>>(), ["F1", "F3"]);
     }
 
     #[test]

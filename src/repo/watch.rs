@@ -28,6 +28,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const REARM: Duration = Duration::from_secs(1);
 
 /// Ends the watching when dropped.
+#[must_use]
 #[derive(Debug)]
 pub struct Watcher {
     ended: Arc<AtomicBool>,

@@ -92,6 +92,7 @@ impl World {
         let bare = self.path("bare.git");
         self.git(&["clone", "--quiet", "--bare", ".", bare.to_str().unwrap()]);
         self.git(&["remote", "add", "origin", bare.to_str().unwrap()]);
+        run("git", &bare, &["config", "receive.denyDeleteCurrent", "ignore"], &[]);
         bare
     }
 

@@ -44,6 +44,9 @@ const BOUNDARY: &[(&str, &str)] = &[
     ("apply/instance", "stamps what it makes, and draws its operator's password"),
     ("fleet/local.rs", "the node in process: its folder, its deadline"),
     ("repo/", "the source: starts git, reads a folder, keeps a mirror, watches"),
+    ("daemon/control.rs", "the control socket"),
+    ("daemon/mod.rs", "the port for metrics and hooks"),
+    ("roots.rs", "what the text names on this machine"),
     ("cli/", "files and secrets named by the person who types"),
     ("main.rs", "the process itself"),
 ];
