@@ -10,11 +10,14 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod http;
 mod laws;
+mod metrics;
 mod node;
 mod node_speed;
 mod problems;
 mod sim;
 mod support;
 mod tidy;
+mod tools;
 mod world;
