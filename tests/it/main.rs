@@ -10,6 +10,7 @@
     reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
 )]
 
+mod deploy;
 mod http;
 mod laws;
 mod metrics;
