@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::metrics::{after_everything, names};
 use crate::tools::{promtool, run};
 
@@ -34,14 +36,14 @@ fn unknown(text: &str) -> Vec<String> {
     named(text).into_iter().filter(|name| !known.contains(name) && !whole(name)).collect()
 }
 
-fn strings<'a>(value: &'a serde_json::Value, key: &str, found: &mut Vec<&'a str>) {
+fn strings<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     match value {
-        serde_json::Value::Object(map) => {
+        Value::Object(map) => {
             found.extend(map.get(key).and_then(|value| value.as_str()));
             map.values().for_each(|value| strings(value, key, found));
         }
-        serde_json::Value::Array(list) => list.iter().for_each(|value| strings(value, key, found)),
-        _ => {}
+        Value::Array(list) => list.iter().for_each(|value| strings(value, key, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
