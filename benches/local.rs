@@ -129,7 +129,7 @@ impl World {
     }
 
     fn desired(&self) -> Desired {
-        let sources = source::read(self.folder.path()).expect("files");
+        let sources = roots::read(self.folder.path()).expect("files");
         desired::parse(&sources, &Secrets::Placeholder).expect("no problem")
     }
 

@@ -29,7 +29,7 @@ const ROUNDS: usize = 5;
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     write_fleet(folder.path());
-    let sources = source::read(folder.path()).expect("files");
+    let sources = roots::read(folder.path()).expect("files");
     let bytes: usize = sources.iter().map(|source| source.text.len()).sum();
     println!("{INSTANCES} instances with 3 users each: {} files, {:.1} MiB of TOML", sources.len(), bytes as f64 / 1_048_576.0);
     let (mut commands, mut wholes, mut floors) = (Vec::new(), Vec::new(), Vec::new());
@@ -52,7 +52,7 @@ fn check_as_a_process(folder: &Path) {
 }
 
 fn read_and_check(folder: &Path) {
-    let sources = source::read(folder).expect("files");
+    let sources = roots::read(folder).expect("files");
     let desired = desired::parse(&sources, &Secrets::Placeholder).expect("no problem");
     assert_eq!(desired.instances.len(), INSTANCES);
 }

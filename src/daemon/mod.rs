@@ -10,7 +10,7 @@ pub mod command;
 pub mod control;
 mod following;
 mod lifecycle;
-pub mod notify;
+pub mod systemd;
 mod pass;
 mod shared;
 pub mod status;
@@ -97,7 +97,7 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     let (mut stop, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
     tokio::spawn(keep_watchdog(Arc::clone(&shared)));
     let mut passes = Passes::new(following, roots, Arc::clone(&shared));
-    notify::ready();
+    systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
     let mut waiting: VecDeque<Command> = VecDeque::new();
     let mut in_a_row = 0;
@@ -130,7 +130,7 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
             }
         }
     }
-    notify::stopping();
+    systemd::stopping();
     info!("stopped; the servers run on");
     Ok(())
 }
@@ -148,12 +148,12 @@ async fn answer(passes: &mut Passes, waiting: &mut VecDeque<Command>) -> bool {
 }
 
 fn reload(still_sound: &impl Fn() -> Result<(), String>) {
-    notify::reloading();
+    systemd::reloading();
     match still_sound() {
         Ok(()) => info!("a look was asked for by SIGHUP; the configuration is sound and takes effect with the next start"),
         Err(problem) => error!("the configuration is not sound any more, the old one stays: {problem}"),
     }
-    notify::ready();
+    systemd::ready();
 }
 
 fn watch(options: &Options, shared: &Arc<Shared>) -> Option<repo::Watcher> {
@@ -201,10 +201,10 @@ fn pause(options: &Options, passes: &Passes, result: PassResult) -> Duration {
 
 /// Tells the service manager that the loop lives, as long as it does.
 async fn keep_watchdog(shared: Arc<Shared>) {
-    let Some(interval) = notify::watchdog_interval() else { return };
+    let Some(interval) = systemd::watchdog_interval() else { return };
     loop {
         if shared.moment().since_beat < BEAT {
-            notify::watchdog();
+            systemd::watchdog();
         }
         tokio::time::sleep(interval).await;
     }

@@ -23,7 +23,7 @@ pub const SAFE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 pub const LOG_TAIL_BYTES: u64 = 2048;
 const LOG_TAIL_LINES: usize = 4;
 const LOG_LINE_CHARS: usize = 200;
-/// `TASK_COMM_LEN` of the kernel without its closing NUL: `/proc/<pid>/comm` is cut there.
+/// `TASK_COMM_LEN` of the kernel without its closing NUL: ``/proc/PID`/comm` is cut there.
 const COMM_BYTES: usize = 15;
 /// The kernel's mark on a link to something that was removed.
 const DELETED: &str = " (deleted)";
@@ -57,7 +57,7 @@ pub fn is_server(pid: u32, binary: &Path) -> bool {
     (comm == ours || matches!(comm, "valkey-server" | "redis-server")) && parent_if_alive(pid).is_some()
 }
 
-/// The parent of a process that is not a zombie. Field 3 and 4 of /proc/<pid>/stat, behind the name in parentheses (proc(5)).
+/// The parent of a process that is not a zombie. Field 3 and 4 of `/proc/PID`/stat, behind the name in parentheses (proc(5)).
 fn parent_if_alive(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();

@@ -22,7 +22,7 @@ use super::routes::routes;
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may be idle, or take to send the head of a request. Prometheus connects anew when it finds its
 /// connection closed.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(20);
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long requests that are under way may take once the daemon stops.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long to wait when no connection can be accepted, as when the process has too many files open.

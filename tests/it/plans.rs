@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use valkeeper::cli::{live_file, problems, source};
+use valkeeper::cli::{live_file, problems};
 use valkeeper::desired::{self, Secrets, Source, refusals_to_problems};
 use valkeeper::model::live::{BinaryId, Live};
 use valkeeper::plan::show::{self, View};
 use valkeeper::plan::{plan, rest};
+use valkeeper::roots;
 
 use crate::world;
 
@@ -52,7 +53,7 @@ fn shown(case: &Path) -> Shown {
 }
 
 fn live(path: &Path) -> Live {
-    let text = source::read_ours(path).unwrap();
+    let text = roots::read_ours(path).unwrap();
     let mut live = live_file::parse(&text).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
     assert!(live.binaries.is_empty(), "{}: the binary comes from tests/golden/binaries", path.display());
     live.binaries.insert(BinaryId("8.0.1".to_owned()), Arc::new(world::binary_once().clone()));

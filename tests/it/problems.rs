@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
-use valkeeper::cli::{check, problems, source};
+use valkeeper::cli::{check, problems};
 use valkeeper::desired::{self, Problem, Secrets, Source};
 use valkeeper::model::desired::Desired;
+use valkeeper::roots;
 
 fn golden_cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/problems");
@@ -18,7 +19,7 @@ fn golden_cases() -> Vec<PathBuf> {
 
 /// A case as `check` reads it: a folder, with file names relative to it.
 fn read_case(case: &Path) -> Vec<Source> {
-    let mut sources = source::read(case).unwrap();
+    let mut sources = roots::read(case).unwrap();
     for source in &mut sources {
         source.name = Path::new(&source.name).file_name().unwrap().to_str().unwrap().to_owned();
     }

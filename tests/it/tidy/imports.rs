@@ -88,7 +88,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rand", &["host/", "apply/", "daemon/"]),
     ("redis", &["host/valkey"]),
     ("rustix", &["host/", "repo/git.rs"]),
-    ("sd-notify", &["daemon/notify.rs"]),
+    ("sd-notify", &["daemon/systemd.rs"]),
     ("serde_json", &["desired/json_schema.rs", "plan/show/", "host/", "observe/", "apply/", "http/", "daemon/", "cli/"]),
     ("sha2", &["model/password.rs", "desired/revision.rs", "http/hook.rs", "repo/folder.rs"]),
     ("similar", &["plan/show/"]),
