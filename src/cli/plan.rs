@@ -16,7 +16,7 @@ use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits with 0 when everything is as declared, 2 when there are changes (made or held), 4 when some nodes or servers could not be seen, 1 on an error."
+    after_help = "Exits with 0 when all is as declared, 2 when there are changes, made or held, 4 when some nodes or servers could not be seen, 1 on an error."
 )]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
