@@ -44,7 +44,7 @@ pub(super) fn reference(branch: &str) -> String {
     format!("refs/valkeeper/{}", digest.get(..16).unwrap_or(&digest))
 }
 
-/// Fetches the branch; afterwards [`reference`] is where the remote has it.
+/// Fetches the branch; afterwards [`reference()`] is where the remote has it.
 pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
     let fault = |fault| RepoError::Fetch { url: url.to_owned(), fault };
     let until = Instant::now() + spec.deadline;
@@ -63,8 +63,13 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
         let finished = git::run(command(spec, url, &mirror), left).await;
         let finished =
             finished.map_err(|error| error.into_repo("git", &mirror, |_| fault(FetchFault::Deadline(spec.deadline))))?;
-        if finished.status.success() {
-            break;
+        let after = stands(spec, &mirror).await;
+        if finished.status.success() && after.is_some() {
+            // Only then is there more to pack; the poll of a quiet repository costs one git, not two.
+            if after != before {
+                tidy_up(&mirror).await;
+            }
+            return Ok(());
         }
         let why = judge(&finished, &spec.branch);
         // What a power cut or a killed git left behind: it is only a cache.
@@ -76,11 +81,15 @@ pub(super) async fn fetch(spec: &Spec, url: &str) -> Result<(), RepoError> {
         discard(&mirror).map_err(|cause| RepoError::Io { doing: "cannot be removed", path: mirror.clone(), cause })?;
         fresh = make_if_missing(&mirror).await?;
     }
-    // Only then is there more to pack; the poll of a quiet repository costs one git, not two.
-    if stands(spec, &mirror).await != before {
-        tidy_up(&mirror).await;
+}
+
+/// What was fetched cannot be read: the next fetch makes the mirror anew. git itself would not fetch again what it believes to have.
+pub(super) fn condemn(spec: &Spec) {
+    let mirror = mirror(spec);
+    match fs::remove_file(mirror.join("HEAD")) {
+        Ok(()) => tracing::warn!(mirror = %mirror.display(), "the mirror is damaged: it is made anew with the next fetch"),
+        Err(error) => tracing::warn!(mirror = %mirror.display(), %error, "the mirror is damaged, and cannot be marked as such"),
     }
-    Ok(())
 }
 
 /// Where the branch stands in the mirror, if it can be told.
@@ -203,6 +212,9 @@ fn ssh(access: &Access, deadline: Duration) -> String {
 /// and git 2.30 to 2.47, in the C locale.
 fn judge(finished: &Finished, branch: &str) -> FetchFault {
     let text = finished.err.as_str();
+    if finished.status.success() {
+        return FetchFault::Cache { said: "the branch was fetched, and its commit is not there".to_owned() };
+    }
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let said = said(text);
     if has(&["REMOTE HOST IDENTIFICATION HAS CHANGED"]) {

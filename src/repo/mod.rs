@@ -196,7 +196,11 @@ impl Repo {
         match self.source() {
             Text::Commits(at) => {
                 let folder = self.spec.folder.clone();
-                blocking(move || tree::read(&at, &revision, &folder)).await
+                let read = blocking(move || tree::read(&at, &revision, &folder)).await;
+                if matches!((&read, &self.spec.location), (Err(RepoError::Git { .. }), Location::Remote(_))) {
+                    fetch::condemn(&self.spec);
+                }
+                read
             }
             Text::Folder(path) => blocking(move || folder::read_revision(&path, &revision)).await,
         }

@@ -123,13 +123,15 @@ async fn what_the_repository_configures_is_not_trusted() {
 #[tokio::test]
 async fn a_replaced_commit_is_judged_as_itself() {
     let world = World::new();
-    let key = ssh_key(&world, "anna");
-    let signed = sign_with_ssh(&world, "anna", None);
-    let unsigned = world.commit(&[("a.toml", "a = 2\n")]);
-    world.git(&["replace", unsigned.as_str(), signed.as_str()]);
-    let repo = allowing(&world, &format!("* {key}\n"));
-    assert_eq!(fault(&repo, &unsigned).await, SignatureFault::None);
-    assert_eq!(super::texts(&repo, &unsigned).await, "a = 2\nb = 1\n");
+    let (anna, _) = (ssh_key(&world, "anna"), ssh_key(&world, "mallory"));
+    let good = sign_with_ssh(&world, "anna", None);
+    world.commit(&[("a.toml", "a = 2\n")]);
+    let bad = sign_with_ssh(&world, "mallory", None);
+    world.git(&["replace", bad.as_str(), good.as_str()]);
+    let repo = allowing(&world, &format!("* {anna}\n"));
+    let found = fault(&repo, &bad).await;
+    assert!(matches!(found, SignatureFault::UnknownSigner { .. }), "{found:?}");
+    assert_eq!(super::texts(&repo, &bad).await, "a = 2\nb = 1\n");
 }
 
 #[tokio::test]

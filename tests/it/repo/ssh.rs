@@ -168,6 +168,23 @@ async fn a_damaged_mirror_mends_itself() {
     }
 }
 
+/// git believes that it has what its branch stands on, and would never fetch it again.
+#[tokio::test]
+async fn a_mirror_with_holes_mends_itself_without_a_new_commit() {
+    let world = World::new();
+    world.bare();
+    let sshd = Sshd::start(&world);
+    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    let newest = head(&repo).await;
+    for name in ["HEAD", "HEAD^{tree}", "HEAD:a.toml"] {
+        let id = world.git(&["rev-parse", name]);
+        fs::remove_file(world.path("cache/mirror.git/objects").join(&id[..2]).join(&id[2..])).unwrap();
+        assert!(repo.read(&newest).await.is_err(), "{name}");
+        assert_eq!(head(&repo).await, newest, "{name}");
+        assert_eq!(texts(&repo, &newest).await, "a = 1\nb = 1\n", "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_hook_or_setting_in_the_mirror_is_not_run() {
     let world = World::new();
