@@ -5,7 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Longer than the slowest machine needs to start a hundred servers.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How to talk to one server.
 pub struct Login {
@@ -36,29 +39,36 @@ pub fn read_all_on_each_core(logins: &[Login]) {
     });
 }
 
-/// Starts all servers, then waits until each lets a user in.
-pub fn start_all(folder: &Path, names: &[String]) -> Vec<Child> {
+/// Servers that end with this, however the benchmark ends.
+pub struct Started(Vec<Child>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _gone_already = child.kill();
+            let _gone_already = child.wait();
+        }
+    }
+}
+
+/// Starts all servers, then waits until each answers.
+pub fn start_all(folder: &Path, names: &[String]) -> Started {
     let server = std::env::var_os("VALKEY_SERVER").unwrap_or_else(|| "valkey-server".into());
     let start = |name: &String| {
         let log = File::create(folder.join("log").join(format!("{name}.out"))).expect("a log");
         let config = folder.join("config").join(format!("{name}.conf"));
         Command::new(&server).arg(config).stdin(Stdio::null()).stdout(log).spawn().expect("a server")
     };
-    let children: Vec<Child> = names.iter().map(start).collect();
+    let started = Started(names.iter().map(start).collect());
+    let begun = Instant::now();
     for name in names {
         let socket = folder.join("run").join(format!("{name}.sock"));
         while !answers(&socket) {
+            assert!(begun.elapsed() < PATIENCE, "{} does not answer", socket.display());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    children
-}
-
-pub fn end_all(children: Vec<Child>) {
-    for mut child in children {
-        child.kill().expect("a server that runs");
-        child.wait().expect("its end");
-    }
+    started
 }
 
 /// That it refuses a password is an answer.

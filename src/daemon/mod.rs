@@ -10,10 +10,10 @@ pub mod command;
 pub mod control;
 mod following;
 mod lifecycle;
-pub mod systemd;
 mod pass;
 mod shared;
 pub mod status;
+pub mod systemd;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
