@@ -65,7 +65,7 @@ pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
     let standing = |places: &Places<'_>| {
         places.ours.iter().any(|place| place.member.marker.stage != Stage::Deleting && !place.member.marker.protect)
     };
-    found.instances.values().filter(|places| going(places) && standing(places)).count()
+    found.instances.iter().filter(|(_, places)| going(places) && standing(places)).count()
 }
 
 /// Nothing is done to what is only observed, nor by the daemon to what is suspended.

@@ -170,7 +170,7 @@ fn as_desired(seed: u64, sim: &Sim, desired: &Desired, plan: &Plan) {
         for (user, wanted) in &wish.users {
             let twin = &member.users[user];
             assert!(twin.disk == twin.memory && twin.disk != Half::Absent, "seed {seed}: {name} {user}");
-            let passwords: Vec<_> = wanted.passwords.iter().map(|hash| hash.fingerprint()).collect();
+            let passwords: Vec<_> = wanted.passwords().iter().map(|hash| hash.fingerprint()).collect();
             assert_eq!(twin.memory.seen().unwrap().passwords(), passwords, "seed {seed}: {name} {user}");
         }
         assert!(member.users["default"].memory.seen().is_some_and(|user| !user.enabled), "seed {seed}: default is open");
