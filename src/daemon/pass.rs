@@ -23,7 +23,7 @@ use crate::model::desired::Desired;
 use crate::model::live::{Live, Observed};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
-use crate::model::plan::{Cause, Plan, Step, Subject};
+use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled, Suspensions};
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::roots::{self, Places, Roots};
@@ -141,7 +141,7 @@ impl Passes {
         let record = remembered(&in_force.desired, &live);
         let plan = plan_unattended(&in_force.desired, &live);
         self.shared.metrics.plan_made(&plan);
-        let drift = plan.steps.iter().filter(|step| step.cause == Cause::Drift).filter_map(|step| match &step.subject {
+        let drift = plan.drift().filter_map(|step| match &step.subject {
             Subject::Instance(name) => Some(name),
             Subject::Fleet => None,
         });
