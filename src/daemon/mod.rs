@@ -116,7 +116,7 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         let pause = if again { BREATH } else { pause(&options, &passes, ended.result) };
         passes.waits(pause);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = rest(&shared, pause, BEAT / 4) => {}
             () = shared.trigger.notified() => {}
             _ = hangup.recv() => reload(&still_sound),
             () = stop.asked() => break,
@@ -199,6 +199,16 @@ fn pause(options: &Options, passes: &Passes, result: PassResult) -> Duration {
     due.map_or(poll, |due| poll.min(due.max(Duration::from_millis(100))))
 }
 
+/// Sleeps, and shows meanwhile that the loop lives: a long poll is not a hang.
+async fn rest(shared: &Shared, mut pause: Duration, beat: Duration) {
+    while !pause.is_zero() {
+        let part = pause.min(beat);
+        tokio::time::sleep(part).await;
+        shared.beats();
+        pause = pause.saturating_sub(part);
+    }
+}
+
 /// Tells the service manager that the loop lives, as long as it does.
 async fn keep_watchdog(shared: Arc<Shared>) {
     let Some(interval) = systemd::watchdog_interval() else { return };
@@ -226,5 +236,32 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock::Stopwatch;
+
+    #[tokio::test]
+    async fn a_daemon_that_waits_for_a_long_poll_is_alive() {
+        let source = status::SourceStatus {
+            location: "here".into(),
+            branch: None,
+            folder: ".".into(),
+            head: None,
+            desired: None,
+            signed_by: None,
+            problem: None,
+            last_fetch: None,
+        };
+        let shared = Shared::new(Arc::new(Metrics::new().unwrap()), source);
+        let watch = Stopwatch::start();
+        tokio::select! {
+            () = rest(&shared, Duration::from_secs(3600), Duration::from_millis(20)) => {}
+            () = tokio::time::sleep(Duration::from_millis(400)) => {}
+        }
+        assert!(shared.moment().since_beat < watch.elapsed() / 2);
     }
 }
