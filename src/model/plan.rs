@@ -131,8 +131,10 @@ pub enum HeldReason {
     NoPortFree {
         ports: std::ops::RangeInclusive<u16>,
     },
-    /// The node's own server would refuse the declaration; see `refused`.
-    Refused,
+    /// The node's own server would refuse the declaration; `refused` says where it stands.
+    Refused {
+        problems: Vec<String>,
+    },
     Loading {
         node: NodeName,
     },
@@ -169,7 +171,7 @@ impl HeldReason {
             Self::RestartLosesData { .. } => "restart-loses-data",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
-            Self::Refused => "refused",
+            Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
             Self::Suspended { .. } => "suspended",
@@ -194,7 +196,7 @@ impl HeldReason {
             | Self::DataGone { .. }
             | Self::PortTaken { .. }
             | Self::NoPortFree { .. }
-            | Self::Refused
+            | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
             | Self::NotOffered { .. } => false,

@@ -104,8 +104,9 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
     let wanted = match wanted(instance, node, binary) {
         Ok(wanted) => wanted,
         Err(refused) => {
+            let problems = refused.iter().map(|refusal| format!("{} ({})", refusal.problem, refusal.cure)).collect();
             decision.refused.extend(refused);
-            return decision.hold(name, ANY_CHANGE, HeldReason::Refused);
+            return decision.hold(name, ANY_CHANGE, HeldReason::Refused { problems });
         }
     };
     let address = desired.nodes.get(node).and_then(|node| node.address);
