@@ -134,7 +134,7 @@ impl Judge<'_> {
         let commands = || acl.commands().iter().map(|name| &**name);
         let near = match error {
             WordError::UnknownCommand(name) | WordError::UnknownSubcommand(name) => nearest(name, commands()),
-            WordError::UnknownCategory(name) => nearest(name, acl.categories()),
+            WordError::UnknownCategory(name) => nearest(name, acl.categories().chain(["all"])),
             WordError::Refused { .. } => None,
         };
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
