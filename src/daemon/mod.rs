@@ -27,7 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::host::clock;
+use crate::host::clock::{self, Stopwatch};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::model::password::Secret;
@@ -100,16 +100,22 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
     let mut waiting: VecDeque<Command> = VecDeque::new();
-    let mut in_a_row = 0;
+    let (mut in_a_row, mut asked, mut since_asked) = (0, true, Stopwatch::start());
     loop {
+        // What is retried, or only watched, does not ask the source each time.
+        let follow = asked || since_asked.elapsed() >= options.poll.mul_f64(1.0 - JITTER);
+        if follow {
+            since_asked = Stopwatch::start();
+        }
         let ended = tokio::select! {
-            ended = passes.pass(&mut requests, &mut waiting) => ended,
+            ended = passes.pass(follow, &mut requests, &mut waiting) => ended,
             // A step under way ends by itself, or is found half done by the next daemon.
             () = stop.asked() => break,
         };
         let again = answer(&mut passes, &mut waiting).await || ended.again;
         shared.beats();
         in_a_row = if again { in_a_row + 1 } else { 0 };
+        asked = again;
         if again && in_a_row < AT_ONCE_MAX {
             continue;
         }
@@ -117,15 +123,18 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         passes.waits(pause);
         tokio::select! {
             () = rest(&shared, pause, BEAT / 4) => {}
-            () = shared.trigger.notified() => {}
-            _ = hangup.recv() => reload(&still_sound),
+            () = shared.trigger.notified() => asked = true,
+            _ = hangup.recv() => {
+                reload(&still_sound);
+                asked = true;
+            }
             () = stop.asked() => break,
             Some(request) = requests.recv() => {
-                // A request is answered at once; only who wants a pass waits for one.
+                // Who wants a pass is answered after it, everybody else at once.
+                asked = matches!(request.what, What::Sync { .. });
                 waiting.push_back(request);
-                let pass = waiting.iter().any(|request| matches!(request.what, What::Sync { .. }));
-                if !pass && !answer(&mut passes, &mut waiting).await {
-                    continue;
+                if !asked {
+                    asked = answer(&mut passes, &mut waiting).await;
                 }
             }
         }

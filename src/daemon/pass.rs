@@ -1,6 +1,6 @@
 //! One pass: follow the source, look, act. Everything it needs it finds again: a pass after a crash is like any other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ use crate::model::desired::Desired;
 use crate::model::live::{Live, Observed};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
-use crate::model::plan::{Cause, Plan, Step, Subject};
+use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled, Suspensions};
+use crate::plan::show::held_reason;
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::roots::{self, Places, Roots};
 
@@ -42,6 +43,8 @@ pub struct Passes {
     last: Option<PassStatus>,
     next: Option<Timestamp>,
     phases: Vec<(Phase, Duration)>,
+    /// What was logged as held or unseen, and still is.
+    told: BTreeSet<String>,
     shared: Arc<Shared>,
 }
 
@@ -76,17 +79,22 @@ impl Passes {
             last: None,
             next: None,
             phases: Vec::new(),
+            told: BTreeSet::new(),
             shared,
         }
     }
 
     /// Takes one pass. Requests that arrive while it acts stop what has not begun and are kept in `waiting`.
-    pub async fn pass(&mut self, requests: &mut mpsc::Receiver<Command>, waiting: &mut VecDeque<Command>) -> Ended {
+    ///
+    /// `follow`: ask the source; a retry that is due does not need that.
+    pub async fn pass(&mut self, follow: bool, requests: &mut mpsc::Receiver<Command>, waiting: &mut VecDeque<Command>) -> Ended {
         self.number += 1;
         let begun = clock::now();
         self.phases.clear();
         let watch = Stopwatch::start();
-        self.follow(begun).await;
+        if follow || self.following.in_force().is_none() {
+            self.follow(begun).await;
+        }
         self.phases.push((Phase::Source, watch.elapsed()));
         let watch = Stopwatch::start();
         let scene = self.look().await;
@@ -141,7 +149,7 @@ impl Passes {
         let record = remembered(&in_force.desired, &live);
         let plan = plan_unattended(&in_force.desired, &live);
         self.shared.metrics.plan_made(&plan);
-        let drift = plan.steps.iter().filter(|step| step.cause == Cause::Drift).filter_map(|step| match &step.subject {
+        let drift = plan.drift().filter_map(|step| match &step.subject {
             Subject::Instance(name) => Some(name),
             Subject::Fleet => None,
         });
@@ -328,6 +336,7 @@ impl Passes {
                 Subject::Instance(name) => instances.contains_key(name),
             });
             self.nodes = nodes(&scene.live, &self.nodes, now);
+            self.tell_changes(scene);
         }
         let record = scene.map(|scene| &scene.record);
         let status = Status {
@@ -344,6 +353,23 @@ impl Passes {
             instances: self.instances.clone(),
         };
         self.shared.publish(status);
+    }
+
+    /// Logs what is held or unseen when it begins and when it ends, and not in between.
+    fn tell_changes(&mut self, scene: &Scene) {
+        let revision = scene.in_force.revision.as_str();
+        let held = scene.plan.held.iter().map(|held| {
+            (format!("{}: {}", held.instance, held.reason.kind()), format!("{}: {}", held.what, held_reason(&held.reason)))
+        });
+        let unseen = scene.plan.unseen.iter().map(|(node, why)| (format!("node {node}: unseen"), why.clone()));
+        let now: BTreeMap<String, String> = held.chain(unseen).collect();
+        for (what, why) in now.iter().filter(|(what, _)| !self.told.contains(*what)) {
+            warn!(revision, pass = self.number, "{what}: {why}");
+        }
+        for what in self.told.iter().filter(|what| !now.contains_key(*what)) {
+            info!(revision, pass = self.number, "{what}: not any more");
+        }
+        self.told = now.into_keys().collect();
     }
 
     /// Says in the status when the next pass comes.
