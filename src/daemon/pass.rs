@@ -13,7 +13,7 @@ use super::command::{Command, What};
 use super::following::{Following, InForce};
 use super::lifecycle;
 use super::shared::Shared;
-use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
+use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Problem, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
 use crate::fleet::local::LocalFleet;
 use crate::fleet::{Execute as _, Observe as _};
@@ -102,7 +102,9 @@ impl Passes {
         let Some(scene) = scene else {
             return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, false);
         };
+        let problem = self.following.problem().cloned();
         if self.following.keep_to_history(&scene.record, begun).await {
+            self.tell(problem.as_ref());
             // What is in force now is another revision than the one that was planned with.
             let again = self.following.in_force().is_some();
             return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, again);
@@ -133,8 +135,13 @@ impl Passes {
             let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
             info!(revision, "a new revision is in force");
         }
-        match (problem, self.following.problem()) {
-            (before, Some(now)) if before.as_ref().is_none_or(|before| before.message != now.message) => {
+        self.tell(problem.as_ref());
+    }
+
+    /// Says once what is wrong with the source, and once that nothing is any more.
+    fn tell(&self, before: Option<&Problem>) {
+        match (before, self.following.problem()) {
+            (before, Some(now)) if before.is_none_or(|before| before.message != now.message) => {
                 warn!(kind = now.kind.word(), "the source: {}", now.message);
             }
             (Some(_), None) => info!("the source is sound again"),
