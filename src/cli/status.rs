@@ -124,8 +124,8 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
             problem.message
         ));
     }
-    if let Some(holder) = watching {
-        line(format!("! only watching: held by {holder}"));
+    if let Some(why) = watching {
+        line(format!("! only watching: {why}"));
     }
     if let Some(suspension) = suspended {
         line(format!("! suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
