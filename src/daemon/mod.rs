@@ -10,6 +10,7 @@ pub mod command;
 pub mod control;
 mod following;
 mod lifecycle;
+mod news;
 mod pass;
 mod shared;
 pub mod status;

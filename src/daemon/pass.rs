@@ -14,6 +14,7 @@ use super::backoff::{Backoff, later};
 use super::command::{Command, What};
 use super::following::{Following, InForce};
 use super::lifecycle;
+use super::news::News;
 use super::shared::Shared;
 use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Problem, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
@@ -40,6 +41,7 @@ pub struct Passes {
     roots: Roots,
     fleet: Option<(Places, Arc<LocalFleet>)>,
     backoff: Backoff,
+    news: News,
     number: u64,
     started: Timestamp,
     instances: BTreeMap<InstanceName, InstanceStatus>,
@@ -86,6 +88,7 @@ impl Passes {
             roots,
             fleet: None,
             backoff: Backoff::default(),
+            news: News::default(),
             number: 0,
             started: clock::now(),
             instances: BTreeMap::new(),
@@ -124,6 +127,7 @@ impl Passes {
             let next = if self.following.in_force().is_some() { Next::AtOnce } else { Next::InTime };
             return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, next);
         }
+        self.news.tell(&scene.plan, self.number);
         self.take_turn(&scene).await;
         let todo = self.due(&scene.plan, begun);
         if self.watching.is_some() || todo.steps.is_empty() {
@@ -173,6 +177,7 @@ impl Passes {
         let in_force = self.following.in_view()?.clone();
         let fleet = self.fleet_of(&in_force.desired);
         let live = fleet.observe().await;
+        fleet.look_times().iter().for_each(|(node, took)| self.shared.metrics.observed(node, *took));
         let record = remembered(&in_force.desired, &live);
         let plan = plan_unattended(&in_force.desired, &live);
         self.shared.metrics.plan_made(&plan);

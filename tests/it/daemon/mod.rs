@@ -83,6 +83,12 @@ impl Post {
         Daemon::spawn(self, args).alive()
     }
 
+    /// On a disk that cannot hold a log; `first` is done before it starts.
+    fn start_logging_to(&self, log: &Path, first: impl FnOnce(&Self)) -> Daemon {
+        first(self);
+        Daemon::spawn_with(self, &["--repo", &self.git.text("work")], &log.with_extension("sock"), log).alive()
+    }
+
     fn servers(&self) -> usize {
         fs::read_dir(self.site.path("state/run")).map_or(0, |folder| {
             folder.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pid")).count()
@@ -101,18 +107,21 @@ struct Daemon {
 impl Daemon {
     fn spawn(post: &Post, args: &[&str]) -> Self {
         let number = post.number.fetch_add(1, Ordering::Relaxed);
-        let (socket, log) = (post.site.path(&format!("c{number}.sock")), post.site.path(&format!("log{number}")));
+        Self::spawn_with(post, args, &post.site.path(&format!("c{number}.sock")), &post.site.path(&format!("log{number}")))
+    }
+
+    fn spawn_with(post: &Post, args: &[&str], socket: &Path, log: &Path) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let root = post.site.folder.path().to_str().unwrap();
         let mut command = post.site.command(&["run", "--listen", &listen, "--local-root", root]);
-        command.arg("--socket").arg(&socket).args(args);
+        command.arg("--socket").arg(socket).args(args);
         if !args.contains(&"--poll") {
             command.args(["--poll", "1h"]);
         }
         command.env("GIT_CONFIG_GLOBAL", "/dev/null");
-        let process = command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
-        Self { process, socket, port, log }
+        let process = command.stdout(Stdio::null()).stderr(fs::File::create(log).unwrap()).spawn().unwrap();
+        Self { process, socket: socket.to_owned(), port, log: log.to_owned() }
     }
 
     /// Waits until it answers.
