@@ -1,6 +1,8 @@
 //! One pass: follow the source, look, act. Everything it needs it finds again: a pass after a crash is like any other.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod answer;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -28,11 +30,9 @@ use crate::model::live::{Live, Observed};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
-use crate::model::record::{FleetRecord, Settled, Suspensions};
-use crate::plan::show::held_reason;
+use crate::model::record::{FleetRecord, Settled};
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::reconcile::waits;
-use crate::repo::Revision;
 use crate::roots::{self, Places, Roots};
 
 /// What the daemon carries from pass to pass; none of it is needed to be right, only to be quick and not to repeat itself.
@@ -50,8 +50,6 @@ pub struct Passes {
     last: Option<PassStatus>,
     next: Option<Timestamp>,
     phases: Vec<(Phase, Duration)>,
-    /// What was logged as held or unseen, and still is.
-    told: BTreeSet<String>,
     shared: Arc<Shared>,
 }
 
@@ -97,7 +95,6 @@ impl Passes {
             last: None,
             next: None,
             phases: Vec::new(),
-            told: BTreeSet::new(),
             shared,
         }
     }
@@ -380,7 +377,6 @@ impl Passes {
                 Subject::Instance(name) => instances.contains_key(name),
             });
             self.nodes = nodes(&scene.live, &self.nodes, now);
-            self.tell_changes(scene);
         }
         let record = scene.map(|scene| &scene.record);
         let status = Status {
@@ -399,23 +395,6 @@ impl Passes {
         self.shared.publish(status);
     }
 
-    /// Logs what is held or unseen when it begins and when it ends, and not in between.
-    fn tell_changes(&mut self, scene: &Scene) {
-        let revision = scene.in_force.revision.as_str();
-        let held = scene.plan.held.iter().map(|held| {
-            (format!("{}: {}", held.instance, held.reason.kind()), format!("{}: {}", held.what, held_reason(&held.reason)))
-        });
-        let unseen = scene.plan.unseen.iter().map(|(node, why)| (format!("node {node}: unseen"), why.clone()));
-        let now: BTreeMap<String, String> = held.chain(unseen).collect();
-        for (what, why) in now.iter().filter(|(what, _)| !self.told.contains(*what)) {
-            warn!(revision, pass = self.number, "{what}: {why}");
-        }
-        for what in self.told.iter().filter(|what| !now.contains_key(*what)) {
-            info!(revision, pass = self.number, "{what}: not any more");
-        }
-        self.told = now.into_keys().collect();
-    }
-
     /// Says in the status when the next pass comes.
     pub fn waits(&mut self, pause: Duration) {
         self.next = Some(later(clock::now(), pause));
@@ -427,100 +406,6 @@ impl Passes {
     pub fn next_due(&self) -> Option<Timestamp> {
         let ends = self.instances.values().filter_map(|instance| instance.suspended.as_ref().map(|suspension| suspension.until));
         self.backoff.next().into_iter().chain(ends).min()
-    }
-
-    /// Answers a request between passes. Gives whether a pass should follow at once.
-    pub async fn answer(&mut self, what: What) -> (Result<String, String>, bool) {
-        match what {
-            What::Sync { wait: _ } => (Ok(self.last_pass()), false),
-            What::Retry { name } => (self.retry(name), true),
-            What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
-            What::Suspend { name, by, reason, until } => {
-                let suspension = crate::model::record::Suspension { by, reason, since: clock::now(), until };
-                let said = format!(
-                    "{} suspended until {until}",
-                    name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is"))
-                );
-                (self.change_record(said, move |record| suspend(&mut record.suspended, name, Some(suspension))).await, true)
-            }
-            What::Resume { name } => {
-                let said = format!(
-                    "{} not suspended any more",
-                    name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is"))
-                );
-                (self.change_record(said, move |record| suspend(&mut record.suspended, name, None)).await, true)
-            }
-            What::Accept { revision } | What::Approve { revision } if Revision::new(&revision).is_err() => {
-                (Err(format!("{revision:?} is not a full revision: write all of its digits")), false)
-            }
-            What::Accept { revision } => {
-                let said = format!("revision {revision} is accepted");
-                (self.change_record(said, move |record| record.accepted = Some(revision)).await, true)
-            }
-            What::Approve { revision } => {
-                let said = format!("revision {revision} is approved");
-                let approve = move |record: &mut FleetRecord| {
-                    record.approvals.insert(revision);
-                };
-                (self.change_record(said, approve).await, true)
-            }
-        }
-    }
-
-    /// How the last pass ended, for whoever waited for it.
-    fn last_pass(&self) -> String {
-        let revision = self.following.in_force().map_or("no revision", |in_force| in_force.revision.as_str());
-        match &self.last {
-            Some(pass) => format!("pass {} at {revision}: {}", pass.number, pass.result.word()),
-            None => "no pass has ended yet".to_owned(),
-        }
-    }
-
-    fn retry(&mut self, name: Option<InstanceName>) -> Result<String, String> {
-        match name {
-            None => {
-                self.backoff.clear();
-                Ok("everything that failed is tried again".to_owned())
-            }
-            Some(name) if self.backoff.succeeded(&Subject::Instance(name.clone())) => Ok(format!("{name} is tried again")),
-            Some(name) => Err(format!("{name} has not failed")),
-        }
-    }
-
-    async fn change_record(&mut self, said: String, change: impl FnOnce(&mut FleetRecord)) -> Result<String, String> {
-        let Some(scene) = self.look().await else {
-            return Err("no revision is in force yet, so the nodes are not known".to_owned());
-        };
-        // A suspended fleet is not held; what the fleet remembers is changed all the same.
-        if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
-            return Err(held.to_string());
-        }
-        self.remember(&scene, change).await.map(|()| said)
-    }
-
-    async fn plan_of(&mut self, reference: &str, json: bool) -> Result<String, String> {
-        let desired = self.following.read_other(reference).await?;
-        let live = self.fleet_of_other(&desired).observe().await;
-        let plan = crate::plan::plan(&desired, &live);
-        let rest = crate::plan::rest(&desired, &live, &plan);
-        let view = crate::plan::show::View { desired: &desired, live: &live, plan: &plan, rest: &rest };
-        if json {
-            serde_json::to_string_pretty(&crate::plan::show::json(&view)).map_err(|error| error.to_string())
-        } else {
-            Ok(crate::plan::show::text(&view))
-        }
-    }
-
-    fn fleet_of_other(&self, desired: &Desired) -> LocalFleet {
-        roots::fleet(desired, &roots::places(desired, &self.roots))
-    }
-}
-
-fn suspend(all: &mut Suspensions, name: Option<InstanceName>, suspension: Option<crate::model::record::Suspension>) {
-    match (name, suspension) {
-        (None, suspension) => all.fleet = suspension,
-        (Some(name), Some(suspension)) => drop(all.instances.insert(name, suspension)),
-        (Some(name), None) => drop(all.instances.remove(&name)),
     }
 }
 
