@@ -19,7 +19,6 @@ pub struct News {
 enum Topic {
     Unseen(NodeName),
     Held(InstanceName, String, &'static str),
-    Refused(String),
 }
 
 impl News {
@@ -38,18 +37,12 @@ impl News {
                 info!(revision, pass, %instance, reason, "{instance}: {what} is held: {}", held_reason(&held.reason));
             }
         }
-        for refused in &plan.refused {
-            if self.is_new(&mut now, Topic::Refused(refused.problem.clone())) {
-                warn!(revision, pass, "refused: {}: {}", refused.problem, refused.cure);
-            }
-        }
         for topic in self.said.difference(&now) {
             match topic {
                 Topic::Unseen(node) => info!(revision, pass, %node, "node {node} is seen again"),
                 Topic::Held(instance, what, reason) => {
                     info!(revision, pass, %instance, reason, "{instance}: {what} is not held any more");
                 }
-                Topic::Refused(_) => {}
             }
         }
         self.said = now;
