@@ -133,7 +133,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Whoever closed the pipe has read enough.
             if error.downcast_ref().is_none_or(|error: &io::Error| error.kind() != io::ErrorKind::BrokenPipe) {
-                out::complain(format_args!("error: {}\n", chain(error.as_ref())));
+                out::complain(out::printable_lines(&format!("error: {}", chain(error.as_ref()))));
             }
             Exit::Error.into()
         }

@@ -261,3 +261,17 @@ fn undeclared_users_are_kept_and_told_or_removed() {
     site.settled();
     assert!(!site.operator("one").ask("ACL USERS").contains("stranger"));
 }
+
+#[test]
+fn no_name_hides_a_user_and_none_moves_the_cursor() {
+    let site = site();
+    for name in ["st\u{1b}[2Kranger", "st\u{a0}ranger"] {
+        site.operator("one").ask(&format!("ACL SETUSER {name} on nopass +ping"));
+    }
+    let told = site.run(&["plan"]).expect(0).says("undeclared user st\\u{1b}[2Kranger").says("undeclared user st\u{a0}ranger");
+    assert!(!told.all().contains('\u{1b}'), "{told:?}");
+    site.declare(&format!("[guard]\nundeclared_users = \"remove\"\n{}", base()));
+    site.applied();
+    site.settled();
+    assert!(!site.operator("one").ask("ACL USERS").contains("ranger"));
+}
