@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::process;
 use crate::observe::chain;
 use exit::Exit;
 use tracing_subscriber::EnvFilter;
@@ -104,6 +105,7 @@ pub(crate) struct SourceArgs {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
+    process::inherit_nothing();
     // The daemon says how it logs in its configuration, so it begins by itself.
     if !matches!(command, Command::Run(_)) {
         start_log(false, "warn");

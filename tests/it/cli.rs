@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -382,6 +382,19 @@ fn servers_outlive_a_killed_apply_and_are_found_again() {
 }
 
 /// Runs a command whose output goes to a file that takes nothing.
+#[test]
+fn a_server_keeps_nothing_open_that_apply_was_given() {
+    let site = Site::new(&simple());
+    let valkeeper = site.command(&["apply", "--yes"]);
+    let mut locked = Command::new("flock");
+    locked.arg("held").arg(valkeeper.get_program()).args(valkeeper.get_args()).current_dir(site.path("."));
+    let ran = locked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    finish(ran).expect(0);
+    site.settled();
+    let free = Command::new("flock").args(["--nonblock", "held", "true"]).current_dir(site.path(".")).status().unwrap();
+    assert!(free.success(), "the server holds the lock of the flock that apply ran in");
+}
+
 fn unheard(site: &Site, arguments: &[&str]) -> Ran {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = site.command(arguments);
