@@ -104,7 +104,14 @@ pub(crate) struct SourceArgs {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        // clap itself would end with 2, which says "there are changes" here.
+        Err(misuse) => {
+            let _nobody_reads = misuse.print();
+            return if misuse.use_stderr() { Exit::Error } else { Exit::Ok }.into();
+        }
+    };
     process::inherit_nothing();
     // The daemon says how it logs in its configuration, so it begins by itself.
     if !matches!(command, Command::Run(_)) {
