@@ -13,15 +13,14 @@
 )]
 
 mod floor;
+#[path = "floor/start.rs"]
+mod start;
 mod support;
+mod world;
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use floor::Login;
 use support::{compare, timed};
 use tempfile::TempDir;
 use valkeeper::desired::{self, Secrets};
@@ -31,6 +30,7 @@ use valkeeper::model::name::NodeName;
 use valkeeper::observe::{Limits, Surroundings};
 use valkeeper::reconcile;
 use valkeeper::roots;
+use world::World;
 
 const LOOKED_AT: usize = 200;
 const CREATED: usize = 100;
@@ -48,8 +48,8 @@ fn looking() {
     world.apply();
     let logins = world.logins();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let desired = world.desired();
-    let fleet = world.fleet();
+    let desired = desired(&world);
+    let fleet = fleet(&world);
     let (mut processes, mut looks, mut floors, mut parallel) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..LOOK_ROUNDS {
         processes.push(timed(|| world.valkeeper("plan", &[])).1);
@@ -76,8 +76,8 @@ fn creating() {
         let world = World::new(CREATED);
         applies.push(timed(|| world.apply()).1);
         world.stop();
-        let files = world.files_to_start_from();
-        let (started, took) = timed(|| floor::start_all(files.path(), &world.names()));
+        let files = files_to_start_from(&world);
+        let (started, took) = timed(|| start::start_all(files.path(), &world.names()));
         floors.push(took);
         drop(started);
     }
@@ -85,118 +85,30 @@ fn creating() {
     compare(&format!("valkeeper apply, {CREATED} new instances, the whole process"), &applies, floor, &floors, "2");
 }
 
-/// A state repository, and the folder of its one node.
-struct World {
-    folder: TempDir,
-    count: usize,
+fn desired(world: &World) -> Desired {
+    let sources = roots::read(world.path()).expect("files");
+    desired::parse(&sources, &Secrets::Placeholder).expect("no problem")
 }
 
-impl World {
-    fn new(count: usize) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut text = "[fleet]\nname = \"bench\"\n[nodes.here]\nlocal = \"./state\"\n\
-                        [shards.main]\nnodes = [\"here\"]\nports = \"21000-21999\"\n"
-            .to_owned();
-        for number in 0..count {
-            let _infallible = write!(
-                text,
-                "\n[instances.i{number}]\nshard = \"main\"\nconfig = {{ timeout = 300 }}\n[instances.i{number}.users.app]\n\
-                 password_sha256 = \"{:064x}\"\nprivileges = [\"+@all\", \"-@dangerous\"]\nkey_pattern = \"~app:*\"\n",
-                number + 1
-            );
-        }
-        fs::write(folder.path().join("desired.toml"), text).expect("a file");
-        Self { folder, count }
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn names(&self) -> Vec<String> {
-        (0..self.count).map(|number| format!("i{number}")).collect()
-    }
-
-    fn valkeeper(&self, command: &str, words: &[&str]) {
-        let program = env!("CARGO_BIN_EXE_valkeeper");
-        let output = Command::new(program).arg(command).args(words).arg(self.folder.path()).output().expect("valkeeper");
-        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{told}");
-    }
-
-    fn apply(&self) {
-        self.valkeeper("apply", &["--yes"]);
-    }
-
-    fn desired(&self) -> Desired {
-        let sources = roots::read(self.folder.path()).expect("files");
-        desired::parse(&sources, &Secrets::Placeholder).expect("no problem")
-    }
-
-    fn fleet(&self) -> LocalFleet {
-        let places = [(NodeName::new("here").expect("a name"), Place::Folder(self.state()))].into();
-        LocalFleet::new(&places, &Surroundings::of_this_process(Limits::default()))
-    }
-
-    fn logins(&self) -> Vec<Login> {
-        let state = self.state();
-        let login = |name: String| Login {
-            socket: state.join("run").join(format!("{name}.sock")),
-            password: operator_password(&state.join("instances").join(format!("{name}.toml"))),
-        };
-        self.names().into_iter().map(login).collect()
-    }
-
-    fn stop(&self) {
-        stop_below(&self.state());
-    }
-
-    /// The files of every instance as valkeeper made them, without data, in a folder of their own.
-    fn files_to_start_from(&self) -> TempDir {
-        let copy = tempfile::tempdir().expect("a folder");
-        let (from, to) = (fs::canonicalize(self.state()).expect("the state"), fs::canonicalize(copy.path()).expect("the copy"));
-        for folder in ["run", "log", "data", "config"] {
-            fs::create_dir(to.join(folder)).expect("a folder");
-        }
-        for name in self.names() {
-            fs::create_dir(to.join("data").join(&name)).expect("a folder");
-            let (acl, config) = (format!("data/{name}/users.acl"), format!("config/{name}.conf"));
-            fs::copy(from.join(&acl), to.join(&acl)).expect("the users");
-            let text = fs::read_to_string(from.join(&config)).expect("the config");
-            let text = text.replace(&from.display().to_string(), &to.display().to_string());
-            fs::write(to.join(&config), text).expect("the config");
-        }
-        copy
-    }
+fn fleet(world: &World) -> LocalFleet {
+    let places = [(NodeName::new("here").expect("a name"), Place::Folder(world.state()))].into();
+    LocalFleet::new(&places, &Surroundings::of_this_process(Limits::default()))
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop();
+/// The files of every instance as valkeeper made them, without data, in a folder of their own.
+fn files_to_start_from(world: &World) -> TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    let (from, to) = (fs::canonicalize(world.state()).expect("the state"), fs::canonicalize(copy.path()).expect("the copy"));
+    for folder in ["run", "log", "data", "config"] {
+        fs::create_dir(to.join(folder)).expect("a folder");
     }
-}
-
-/// `operator_password = "…"` of a marker.
-fn operator_password(marker: &Path) -> String {
-    let text = fs::read_to_string(marker).expect("a marker");
-    let line = text.lines().find(|line| line.starts_with("operator_password")).expect("a password");
-    line.split('"').nth(1).expect("a password").to_owned()
-}
-
-/// Ends the servers that work below this folder, and no others, and waits until they are gone.
-fn stop_below(folder: &Path) {
-    let Ok(root) = fs::canonicalize(folder) else { return };
-    let ours = || -> Vec<String> {
-        let works_below = |pid: &String| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at.starts_with(&root));
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(works_below).collect()
-    };
-    loop {
-        let pids = ours();
-        if pids.is_empty() {
-            return;
-        }
-        let _some_are_gone_already = Command::new("kill").arg("-9").args(&pids).output();
-        std::thread::sleep(Duration::from_millis(20));
+    for name in world.names() {
+        fs::create_dir(to.join("data").join(&name)).expect("a folder");
+        let (acl, config) = (format!("data/{name}/users.acl"), format!("config/{name}.conf"));
+        fs::copy(from.join(&acl), to.join(&acl)).expect("the users");
+        let text = fs::read_to_string(from.join(&config)).expect("the config");
+        let text = text.replace(&from.display().to_string(), &to.display().to_string());
+        fs::write(to.join(&config), text).expect("the config");
     }
+    copy
 }

@@ -108,17 +108,13 @@ fn instance(n: usize, shard: ShardName) -> DesiredInstance {
     settings.extend([set("timeout", "300"), set("client-output-buffer-limit", "pubsub 32mb 8mb 60")]);
     let user = |u: usize| {
         let word = |word: &str| Located { value: word.to_owned(), at: Origin::default() };
-        DesiredUser {
-            at: Origin::default(),
-            enabled: true,
-            passwords: vec![PasswordHash::of_password(format!("{n}-{u}").as_bytes())],
-            root: DesiredSelector {
-                privileges: vec![word("+@all"), word("-@dangerous"), word("+config|get")],
-                keys: vec![format!("~app{u}:*"), "%R~shared:*".into()],
-                channels: vec![format!("&app{u}:*")],
-            },
-            selectors: Vec::new(),
-        }
+        let passwords = vec![PasswordHash::of_password(format!("{n}-{u}").as_bytes())];
+        let root = DesiredSelector {
+            privileges: vec![word("+@all"), word("-@dangerous"), word("+config|get")],
+            keys: vec![format!("~app{u}:*"), "%R~shared:*".into()],
+            channels: vec![format!("&app{u}:*")],
+        };
+        DesiredUser::new(Origin::default(), true, passwords, root, Vec::new())
     };
     DesiredInstance {
         at: Origin::default(),

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::desired::{SecretRef, Secrets};
@@ -69,9 +70,11 @@ pub fn is_file(path: &Path) -> bool {
     path.is_file()
 }
 
-/// The name of the person at the command line, as far as the environment tells.
+/// The name of the person at the command line, as far as the environment tells; or else the number of the user.
 pub fn user() -> String {
-    std::env::var("USER").unwrap_or_else(|_unset| "unknown user".to_owned())
+    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    let number = || fs::metadata("/proc/self").map_or("unknown user".to_owned(), |process| format!("user {}", process.uid()));
+    named.unwrap_or_else(number)
 }
 
 /// Reads the passwords that the text refers to.

@@ -16,7 +16,7 @@ use crate::roots;
 pub(crate) struct SyncArgs {
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// Return when the pass has ended
+    /// Return when a pass has ended that began after this, and nothing follows at once; say how it ended
     #[arg(long)]
     pub wait: bool,
 }
@@ -74,6 +74,8 @@ pub(crate) async fn suspend(args: SuspendArgs) -> anyhow::Result<Exit> {
     let duration = duration.with_context(|| format!("{:?} is not a duration such as 2h or 45m", args.duration))?;
     anyhow::ensure!(duration <= SUSPENSION_MAX, "a suspension lasts 30 days at most: set mode = \"observe\" for longer");
     let until = crate::daemon::backoff::later(crate::host::clock::now(), duration);
+    // People read it; nobody suspends to the nanosecond.
+    let until = until.round(jiff::Unit::Second).unwrap_or(until);
     let request = Request {
         name: named(args.name.as_deref())?,
         by: Some(roots::user()),

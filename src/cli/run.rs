@@ -25,7 +25,7 @@ pub(crate) struct RunArgs {
     /// The daemon's own configuration (deploy/valkeeper.toml is one)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The git repository to follow: a path, an ssh or https URL, or [USER@]HOST:PATH
+    /// The git repository to follow: a path, an ssh or https URL, or `[USER@]HOST:PATH`
     #[arg(long, value_name = "PATH|URL", conflicts_with = "path")]
     pub repo: Option<String>,
     /// A plain folder of TOML to follow, for people without git

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::client::SocketArgs;
 use super::exit::Exit;
+use super::problems;
 use crate::daemon::status::{InstanceStatus, PassResult, State, Status};
 use crate::model::size::show_duration;
 
@@ -105,7 +106,8 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         status;
     line(format!("fleet    {}", fleet.as_deref().unwrap_or("not known yet")));
     let branch = source.branch.as_ref().map(|branch| format!(", branch {branch}")).unwrap_or_default();
-    line(format!("source   {}{branch}, folder {}", source.location, source.folder));
+    let folder = if matches!(source.folder.as_str(), "" | ".") { String::new() } else { format!(", folder {}", source.folder) };
+    line(format!("source   {}{branch}{folder}", source.location));
     let desired = source.desired.as_deref().unwrap_or("none yet");
     let signed = source.signed_by.as_ref().map(|by| format!(", signed by {by}")).unwrap_or_default();
     line(format!("desired  {desired}{signed}"));
@@ -115,15 +117,15 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
     }
     if let Some(problem) = &source.problem {
         line(format!(
-            "! source ({}, for {}, {} times): {}",
+            "! source ({}, for {}, {}): {}",
             problem.kind.word(),
             ago(problem.since),
-            problem.count,
+            problems::count(usize::try_from(problem.count).unwrap_or(usize::MAX), "time"),
             problem.message
         ));
     }
-    if let Some(holder) = watching {
-        line(format!("! only watching: held by {holder}"));
+    if let Some(why) = watching {
+        line(format!("! only watching: {why}"));
     }
     if let Some(suspension) = suspended {
         line(format!("! suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));

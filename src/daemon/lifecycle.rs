@@ -90,7 +90,9 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
         None => state(wanted.is_some(), standing, steps),
     };
     let message = failure.map(|failure| failure.message.clone()).or_else(|| held.first().map(|held| held.message.clone()));
-    let count = |cause: Cause| steps.iter().filter(|step| step.cause == cause).count() as u64;
+    let withheld = scene.plan.held.iter().filter(|held| held.instance == *name).flat_map(|held| &held.withheld);
+    let all: Vec<&Step> = steps.iter().copied().chain(withheld).collect();
+    let count = |cause: Cause| all.iter().filter(|step| step.cause == cause).count() as u64;
     InstanceStatus {
         state,
         since: before.filter(|before| before.state == state).map_or(scene.now, |before| before.since),

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::secret::SecretRef;
-use crate::model::desired::{DesiredNode, DesiredUser, Ensure, Guard, Located, Mode, Origin, Shard};
+use crate::model::desired::{DesiredNode, DesiredSelector, Ensure, Guard, Located, Mode, Origin, Shard};
 use crate::model::name::{FleetName, InstanceName, NodeName, SettingName, ShardName, TenantName, UserName};
+use crate::model::password::PasswordHash;
 
 /// Settings as written in one table.
 pub(super) type WrittenSettings = BTreeMap<SettingName, Located<String>>;
@@ -58,6 +59,16 @@ pub(super) struct InstanceDraft {
 pub(super) struct UserDraft {
     pub(super) name: UserName,
     /// Without the passwords that `secrets` refer to.
-    pub(super) user: DesiredUser,
+    pub(super) user: WrittenUser,
     pub(super) secrets: Vec<Located<SecretRef>>,
+}
+
+/// A user as far as its own table says.
+#[derive(Debug)]
+pub(super) struct WrittenUser {
+    pub(super) at: Origin,
+    pub(super) enabled: bool,
+    pub(super) passwords: Vec<PasswordHash>,
+    pub(super) root: DesiredSelector,
+    pub(super) selectors: Vec<DesiredSelector>,
 }

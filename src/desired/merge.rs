@@ -1,6 +1,6 @@
 //! One instance as it will be: base settings, `[defaults]` and its own, in that order; passwords in the place of references.
 
-use super::draft::{InstanceDraft, UserDraft, WrittenSettings};
+use super::draft::{InstanceDraft, UserDraft, WrittenSettings, WrittenUser};
 use super::problem::{Problem, quoted};
 use super::secret::Secrets;
 use crate::model::desired::{BASE_SETTINGS, DesiredInstance, DesiredUser, Located, Origin};
@@ -52,10 +52,11 @@ impl Merge {
 }
 
 fn with_passwords(draft: UserDraft, secrets: &Secrets, problems: &mut Vec<Problem>) -> (UserName, DesiredUser) {
-    let UserDraft { name, mut user, secrets: references } = draft;
+    let UserDraft { name, user, secrets: references } = draft;
+    let WrittenUser { at, enabled, mut passwords, root, selectors } = user;
     for reference in references {
         match secrets.get(&reference.value) {
-            Ok(hash) => user.passwords.push(hash),
+            Ok(hash) => passwords.push(hash),
             Err(why) => {
                 let title = format!("the password of user {} could not be read", quoted(name.as_str()));
                 problems.push(Problem::new(title, reference.at, why));
@@ -63,7 +64,7 @@ fn with_passwords(draft: UserDraft, secrets: &Secrets, problems: &mut Vec<Proble
         }
     }
     // A password may be given twice while it moves from the text to a file; to a server it is one.
-    user.passwords.sort_unstable();
-    user.passwords.dedup();
-    (name, user)
+    passwords.sort_unstable();
+    passwords.dedup();
+    (name, DesiredUser::new(at, enabled, passwords, root, selectors))
 }

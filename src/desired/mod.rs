@@ -215,7 +215,7 @@ mod tests {
         let hash = PasswordHash::of_password(b"hunter2");
         let both = Secrets::Read(refs.iter().map(|reference| (reference.clone(), Ok(hash.clone()))).collect());
         let desired = parse(&sources, &both).unwrap();
-        assert_eq!(desired.instances["i"].users["a"].passwords, [hash]);
+        assert_eq!(desired.instances["i"].users["a"].passwords(), [hash]);
 
         let missing = Secrets::Read(BTreeMap::from([(refs[0].clone(), Err("x: no such file".to_owned()))]));
         let problems = parse(&sources, &missing).unwrap_err();

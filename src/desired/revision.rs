@@ -68,9 +68,10 @@ fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
     for (setting, value) in settings {
         text.line("set", &[setting.as_str(), &value.value]);
     }
-    for (user, DesiredUser { at: _, enabled, passwords, root, selectors }) in users {
-        text.line("user", &[user.as_str(), yes(*enabled)]);
-        for password in passwords {
+    for (name, user) in users {
+        let DesiredUser { at: _, enabled, root, selectors, wanted: _ } = user;
+        text.line("user", &[name.as_str(), yes(*enabled)]);
+        for password in user.passwords() {
             text.line("password", &[&password.fingerprint().to_string()]);
         }
         add_rights(text, "root", root);

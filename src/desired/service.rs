@@ -99,6 +99,23 @@ static SECRETS: Key = key("secrets", "Where password files may be.", Shape::Text
 static LOG_TABLE: Table = table("What is logged how.", &[&FORMAT]);
 static FORMAT: Key = key("format", "For people or for programs.", Shape::Choice(&["human", "json"])).default("\"human\"");
 
+/// Every key that there is, as `table.key`, with its default as TOML. For those who check what is written about them.
+pub fn keys() -> Vec<(String, Option<&'static str>)> {
+    let of = |table: &'static Key| match &table.shape {
+        Shape::Table(inner) => inner.keys.iter().map(|key| (format!("{}.{}", table.name, key.name), key.default)).collect(),
+        Shape::Text(_)
+        | Shape::Boolean
+        | Shape::Integer { .. }
+        | Shape::Choice(_)
+        | Shape::List { .. }
+        | Shape::OneOrMany(_)
+        | Shape::Settings
+        | Shape::Tables(_)
+        | Shape::Named(..) => vec![(table.name.to_owned(), table.default)],
+    };
+    ROOT.keys.iter().flat_map(|table| of(table)).collect()
+}
+
 /// Reads a configuration.
 ///
 /// # Errors

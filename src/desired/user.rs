@@ -2,13 +2,13 @@
 
 use toml::de::DeTable;
 
-use super::draft::UserDraft;
+use super::draft::{UserDraft, WrittenUser};
 use super::problem::{Problem, quoted};
 use super::reader::{Entry, Field, Fields, Path, Reader};
 use super::schema::{self, Key};
 use super::secret::SecretRef;
 use crate::model::acl;
-use crate::model::desired::{DesiredSelector, DesiredUser, Located, Origin};
+use crate::model::desired::{DesiredSelector, Located, Origin};
 use crate::model::name::{DECLARED_USER_RULE, DEFAULT_USER, OPERATOR_USER, UserName, is_declarable_user};
 use crate::model::password::PasswordHash;
 
@@ -35,7 +35,7 @@ pub(super) fn read(reader: &mut Reader<'_>, instance: &str, entry: &Entry<'_>) -
     let root = read_rights(reader, fields, &schema::PRIVILEGES, &schema::KEY_PATTERN, Some("~*"));
     let selectors = reader.get(fields, &schema::SELECTORS).map_or_else(Vec::new, |field| read_selectors(reader, &path, field));
     let name = read_name(reader, entry)?;
-    let user = DesiredUser { at: entry.at, enabled, passwords, root, selectors };
+    let user = WrittenUser { at: entry.at, enabled, passwords, root, selectors };
     Some(UserDraft { name, user, secrets })
 }
 

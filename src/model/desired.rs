@@ -4,8 +4,11 @@
 //! were written, each with its place, so that the plan can refuse it there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::acl::{AclUser, Selector, WordError};
+use super::action::WantedUser;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, ShardName, TenantName, UserName};
 use super::password::PasswordHash;
 
@@ -124,13 +127,67 @@ pub enum Mode {
     Observe,
 }
 
+/// A user as written, and in the server's form, which follows from the words alone; whether the commands exist is the
+/// node's own server's to say.
 #[derive(Debug, Clone)]
 pub struct DesiredUser {
     pub at: Origin,
     pub enabled: bool,
-    pub passwords: Vec<PasswordHash>,
     pub root: DesiredSelector,
     pub selectors: Vec<DesiredSelector>,
+    /// Follows from the rest and from the passwords, which are nowhere else.
+    pub(crate) wanted: Result<WantedUser, WordError>,
+}
+
+impl DesiredUser {
+    /// Brings the words to the server's form, once for all plans.
+    pub fn new(
+        at: Origin,
+        enabled: bool,
+        passwords: Vec<PasswordHash>,
+        root: DesiredSelector,
+        selectors: Vec<DesiredSelector>,
+    ) -> Self {
+        let wanted = form(enabled, passwords, &root, &selectors);
+        Self { at, enabled, root, selectors, wanted }
+    }
+
+    /// The user in the server's form.
+    ///
+    /// # Errors
+    /// A word that no server takes. `desired/` lets none through.
+    pub fn wanted(&self) -> Result<&WantedUser, &WordError> {
+        self.wanted.as_ref()
+    }
+
+    pub fn passwords(&self) -> &[PasswordHash] {
+        self.wanted.as_ref().map_or(&[], |wanted| &wanted.hashes)
+    }
+}
+
+fn form(
+    enabled: bool,
+    passwords: Vec<PasswordHash>,
+    root: &DesiredSelector,
+    selectors: &[DesiredSelector],
+) -> Result<WantedUser, WordError> {
+    let mut user = AclUser::closed();
+    user.enabled = enabled;
+    passwords.iter().for_each(|hash| user.add_password(hash.fingerprint()));
+    user.root = root.form()?;
+    for selector in selectors {
+        user.add_selector(selector.form()?);
+    }
+    Ok(WantedUser { user: Arc::new(user), hashes: passwords.into() })
+}
+
+impl DesiredSelector {
+    fn form(&self) -> Result<Selector, WordError> {
+        let mut selector = Selector::nothing();
+        let privileges = self.privileges.iter().map(|word| &word.value);
+        self.keys.iter().chain(&self.channels).chain(privileges).try_for_each(|word| selector.apply(word, None))?;
+        Ok(selector)
+    }
 }
 
 /// The words of a user's root permissions, or of one selector.

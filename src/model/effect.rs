@@ -107,7 +107,9 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Action::Mark(change) => vec![Effect::WriteMarker(Box::new(change.after().clone()))],
         Action::DeleteInstance { .. } => {
             let marker = Marker { stage: Stage::Deleting, ..member.marker.clone() };
-            mark(member, marker).into_iter().chain([Effect::Stop, Effect::SetAside]).collect()
+            // What only memory holds would be gone with the process, and nothing would be set aside.
+            let snapshot = (matches!(member.server, Server::Up(_)) && !member.persists(binary)).then_some(Effect::Snapshot);
+            mark(member, marker).into_iter().chain(snapshot).chain([Effect::Stop, Effect::SetAside]).collect()
         }
         Action::Purge { uid } => vec![Effect::Purge { uid: uid.clone() }],
         Action::Restore { .. } => Vec::new(),

@@ -80,6 +80,8 @@ pub struct Held {
     /// What is held, as an imperative: `delete`, `restart for io-threads`, `create`.
     pub what: String,
     pub reason: HeldReason,
+    /// The steps that would be taken now but for this reason, as far as they could be worked out.
+    pub withheld: Vec<Step>,
 }
 
 /// Why something is held.
@@ -129,8 +131,10 @@ pub enum HeldReason {
     NoPortFree {
         ports: std::ops::RangeInclusive<u16>,
     },
-    /// The node's own server would refuse the declaration; see `refused`.
-    Refused,
+    /// The node's own server would refuse the declaration; `refused` says where it stands.
+    Refused {
+        problems: Vec<String>,
+    },
     Loading {
         node: NodeName,
     },
@@ -167,7 +171,7 @@ impl HeldReason {
             Self::RestartLosesData { .. } => "restart-loses-data",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
-            Self::Refused => "refused",
+            Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
             Self::Suspended { .. } => "suspended",
@@ -192,7 +196,7 @@ impl HeldReason {
             | Self::DataGone { .. }
             | Self::PortTaken { .. }
             | Self::NoPortFree { .. }
-            | Self::Refused
+            | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
             | Self::NotOffered { .. } => false,
@@ -218,6 +222,12 @@ pub enum Note {
 }
 
 impl Plan {
+    /// What somebody else changed, whether it is put right now or held.
+    pub fn drift(&self) -> impl Iterator<Item = &Step> {
+        let withheld = self.held.iter().flat_map(|held| &held.withheld);
+        self.steps.iter().chain(withheld).filter(|step| step.cause == Cause::Drift)
+    }
+
     /// Nothing to do and nothing held but by a guard that a person set.
     pub fn is_settled(&self) -> bool {
         self.steps.is_empty() && self.unseen.is_empty() && self.held.iter().all(|held| held.reason.is_guard())

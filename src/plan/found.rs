@@ -1,6 +1,6 @@
 //! Where each instance was found, by name: desired, in the roster, or standing on a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::model::acl::AclUser;
 use crate::model::binary::BinaryFacts;
@@ -42,32 +42,49 @@ pub(super) struct Places<'a> {
     pub strange: Vec<(&'a NodeName, String)>,
 }
 
-/// All names that anything is known about.
+/// All names that anything is known about, in order.
 #[derive(Debug, Default)]
 pub(super) struct Found<'a> {
-    pub instances: BTreeMap<&'a InstanceName, Places<'a>>,
+    pub instances: Vec<(&'a InstanceName, Places<'a>)>,
 }
 
 impl<'a> Found<'a> {
     pub(super) fn of(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord, operators: &'a Operators) -> Self {
-        let mut instances: BTreeMap<&InstanceName, Places<'_>> = BTreeMap::new();
-        for (name, instance) in &desired.instances {
-            instances.entry(name).or_default().desired = Some(instance);
-        }
-        for (name, seat) in &record.roster {
-            instances.entry(name).or_default().seat = Some(seat);
-        }
+        let mut found = Self::declared_or_seated(desired, record);
+        // Names are looked up here once for each member of each node, in a fleet of any size; the order stays the list's.
+        let mut index: HashMap<&str, usize> =
+            found.instances.iter().enumerate().map(|(place, (name, _))| (name.as_str(), place)).collect();
         for (node, facts) in live.seen_nodes() {
             let Some(binary) = live.binaries.get(&facts.binary) else { continue };
             let Some(operator) = operators.get(&facts.binary) else { continue };
             for (name, member) in &facts.members {
-                let places = instances.entry(name).or_default();
+                let place = *index.entry(name.as_str()).or_insert_with(|| {
+                    found.instances.push((name, Places::default()));
+                    found.instances.len() - 1
+                });
+                let Some((_, places)) = found.instances.get_mut(place) else { continue };
                 match claim(desired, places.seat, facts, member) {
                     Claim::Ours(member) => places.ours.push(Place { node, facts, binary, member, operator }),
                     Claim::Strange(why) => places.strange.push((node, why)),
                 }
             }
         }
+        found.instances.sort_by_key(|(name, _)| *name);
+        found
+    }
+
+    /// Both lists are in order already, so they are walked side by side.
+    fn declared_or_seated(desired: &'a Desired, record: &'a FleetRecord) -> Self {
+        let mut instances = Vec::with_capacity(desired.instances.len());
+        let mut seats = record.roster.iter().peekable();
+        for (name, instance) in &desired.instances {
+            while let Some((other, seat)) = seats.next_if(|(other, _)| *other < name) {
+                instances.push((other, Places { seat: Some(seat), ..Places::default() }));
+            }
+            let seat = seats.next_if(|(other, _)| *other == name).map(|(_, seat)| seat);
+            instances.push((name, Places { desired: Some(instance), seat, ..Places::default() }));
+        }
+        instances.extend(seats.map(|(name, seat)| (name, Places { seat: Some(seat), ..Places::default() })));
         Self { instances }
     }
 }

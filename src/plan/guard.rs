@@ -65,7 +65,7 @@ pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
     let standing = |places: &Places<'_>| {
         places.ours.iter().any(|place| place.member.marker.stage != Stage::Deleting && !place.member.marker.protect)
     };
-    found.instances.values().filter(|places| going(places) && standing(places)).count()
+    found.instances.iter().filter(|(_, places)| going(places) && standing(places)).count()
 }
 
 /// Nothing is done to what is only observed, nor by the daemon to what is suspended.
@@ -88,23 +88,22 @@ pub(super) fn rein_in(scene: &mut Scene<'_>, decision: &mut Decision, name: &Ins
         return;
     }
     scene.roster.forget(name);
-    let what: Vec<_> = decision.steps.drain(..).map(|step| step.action.imperative()).collect();
-    decision.hold(name, what.join(", "), reason);
+    let withheld = std::mem::take(&mut decision.steps);
+    decision.withhold(name, withheld, reason);
 }
 
 /// A revision that deletes too much is held whole; what drifted is still put right.
 pub(super) fn hold_requests(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, deletes: usize) {
-    let before = decision.steps.len();
-    let drift = |step: &Step| step.cause == Cause::Drift;
-    let asked = decision.steps.iter().filter(|step| !drift(step));
-    let what = asked.map(|step| step.action.imperative()).collect::<Vec<_>>().join(", ");
     if decision.steps.iter().any(|step| matches!(step.action, Action::CreateInstance(_))) {
         scene.roster.forget(name);
     }
-    decision.steps.retain(drift);
-    if decision.steps.len() < before {
+    let steps = std::mem::take(&mut decision.steps);
+    let (drift, asked): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|step| step.cause == Cause::Drift);
+    decision.steps = drift;
+    if !asked.is_empty() {
         let revision = scene.desired.revision.clone();
-        decision.hold(name, what, HeldReason::Approval { revision, deletes, max_deletes: scene.desired.guard.max_deletes });
+        let max_deletes = scene.desired.guard.max_deletes;
+        decision.withhold(name, asked, HeldReason::Approval { revision, deletes, max_deletes });
     }
 }
 

@@ -36,7 +36,7 @@ fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, p
         strike(scene, name, places.seat);
     }
     for place in &places.ours {
-        delete(decision, name, place);
+        delete(scene, decision, name, place);
     }
 }
 
@@ -47,7 +47,7 @@ fn vanished(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName,
     for place in &places.ours {
         // A deletion that was begun is finished, whatever the text says now.
         if scene.desired.guard.prune || place.member.marker.stage == Stage::Deleting {
-            delete(decision, name, place);
+            delete(scene, decision, name, place);
         } else {
             decision.hold(name, "delete", HeldReason::Vanished);
         }
@@ -62,10 +62,15 @@ fn strike(scene: &mut Scene<'_>, name: &InstanceName, seat: Option<&Seat>) {
     }
 }
 
-fn delete(decision: &mut Decision, name: &InstanceName, place: &Place<'_>) {
+fn delete(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, place: &Place<'_>) {
     let member = place.member;
     if member.marker.protect && member.marker.stage != Stage::Deleting {
         return decision.hold(name, "delete", HeldReason::Protected);
+    }
+    if !scene.approved && nothing_to_set_aside(place) {
+        let why =
+            "what it holds is only in memory and cannot be set aside: copy it out (valkey-cli --rdb), then approve the revision";
+        return decision.hold(name, "delete", HeldReason::DataGone { why: why.to_owned() });
     }
     match &member.server {
         Server::Silent { pid: _, why } => {
@@ -78,6 +83,17 @@ fn delete(decision: &mut Decision, name: &InstanceName, place: &Place<'_>) {
                 costs.push(Cost::Stop { connections: running.connections.total });
             }
         }
+    }
+}
+
+/// Would a deletion lose data instead of setting it aside? A server that answers writes a snapshot first, if it has a
+/// folder to write it to.
+fn nothing_to_set_aside(place: &Place<'_>) -> bool {
+    let member = place.member;
+    match &member.server {
+        Server::Up(_) => member.data.folder != Folder::Present,
+        Server::Locked { .. } => member.data.folder != Folder::Present || !member.persists(place.binary),
+        Server::Down { .. } | Server::Silent { .. } => false,
     }
 }
 
@@ -104,8 +120,9 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
     let wanted = match wanted(instance, node, binary) {
         Ok(wanted) => wanted,
         Err(refused) => {
+            let problems = refused.iter().map(|refusal| format!("{} ({})", refusal.problem, refusal.cure)).collect();
             decision.refused.extend(refused);
-            return decision.hold(name, ANY_CHANGE, HeldReason::Refused);
+            return decision.hold(name, ANY_CHANGE, HeldReason::Refused { problems });
         }
     };
     let address = desired.nodes.get(node).and_then(|node| node.address);

@@ -116,7 +116,13 @@ struct Decision {
 
 impl Decision {
     fn hold(&mut self, instance: &InstanceName, what: impl Into<String>, reason: HeldReason) {
-        self.held.push(Held { instance: instance.clone(), what: what.into(), reason });
+        self.held.push(Held { instance: instance.clone(), what: what.into(), reason, withheld: Vec::new() });
+    }
+
+    /// Holds steps that were decided on.
+    fn withhold(&mut self, instance: &InstanceName, withheld: Vec<Step>, reason: HeldReason) {
+        let what = withheld.iter().map(|step| step.action.imperative()).collect::<Vec<_>>().join(", ");
+        self.held.push(Held { instance: instance.clone(), what, reason, withheld });
     }
 
     fn step(&mut self, instance: &InstanceName, node: &NodeName, action: Action, cause: Cause) -> &mut Vec<Cost> {

@@ -1,12 +1,12 @@
 //! What is wanted of one member, judged and brought to canonical form by the node's own server.
 
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use crate::model::acl::{AclUser, Selector, WordError};
+use crate::model::acl::{WordError, check_known};
 use crate::model::action::{WantedUser, WantedUsers};
 use crate::model::binary::{BinaryFacts, nearest};
-use crate::model::desired::{DesiredInstance, DesiredSelector, DesiredUser, Located, Origin};
+use crate::model::desired::{DesiredInstance, DesiredUser, Located, Origin};
 use crate::model::name::{NodeName, SettingName};
 use crate::model::plan::Refusal;
 use crate::model::setting::Settings;
@@ -112,33 +112,21 @@ impl Judge<'_> {
         name.as_str() == other || self.binary.aliases.get(other) == Some(name)
     }
 
+    /// The words are in the server's form already; whether it knows them is asked here.
     fn user(&self, user: &DesiredUser, refused: &mut Vec<Refusal>) -> Option<WantedUser> {
         let before = refused.len();
-        let mut built = AclUser::closed();
-        built.enabled = user.enabled;
-        user.passwords.iter().for_each(|hash| built.add_password(hash.fingerprint()));
-        built.root = self.selector(&user.root, user.at, refused);
-        for selector in &user.selectors {
-            let selector = self.selector(selector, user.at, refused);
-            built.add_selector(selector);
-        }
-        let hashes: Arc<[_]> = user.passwords.as_slice().into();
-        (refused.len() == before).then(|| WantedUser { user: Arc::new(built), hashes })
-    }
-
-    fn selector(&self, words: &DesiredSelector, at: Origin, refused: &mut Vec<Refusal>) -> Selector {
-        let mut selector = Selector::nothing();
-        for word in words.keys.iter().chain(&words.channels) {
-            if let Err(error) = selector.apply(word, None) {
-                refused.push(self.refusal(&error, word, at));
-            }
-        }
-        for word in &words.privileges {
-            if let Err(error) = selector.apply(&word.value, Some(&self.binary.acl)) {
+        for word in std::iter::once(&user.root).chain(&user.selectors).flat_map(|selector| &selector.privileges) {
+            if let Err(error) = check_known(&word.value, &self.binary.acl) {
                 refused.push(self.refusal(&error, &word.value, word.at));
             }
         }
-        selector
+        match user.wanted() {
+            Ok(wanted) => (refused.len() == before).then(|| wanted.clone()),
+            Err(error) => {
+                refused.push(self.refusal(error, "", user.at));
+                None
+            }
+        }
     }
 
     fn refusal(&self, error: &WordError, word: &str, at: Origin) -> Refusal {
@@ -146,7 +134,7 @@ impl Judge<'_> {
         let commands = || acl.commands().iter().map(|name| &**name);
         let near = match error {
             WordError::UnknownCommand(name) | WordError::UnknownSubcommand(name) => nearest(name, commands()),
-            WordError::UnknownCategory(name) => nearest(name, acl.categories()),
+            WordError::UnknownCategory(name) => nearest(name, acl.categories().chain(["all"])),
             WordError::Refused { .. } => None,
         };
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();

@@ -263,6 +263,20 @@ fn deleted_data_is_listed_and_brought_back() {
 }
 
 #[test]
+fn what_was_only_in_memory_is_set_aside_too() {
+    let memory_only = simple().replace("shard = \"a\"", "shard = \"a\"\nconfig = { appendonly = false, save = \"\" }");
+    let site = Site::new(&memory_only);
+    site.applied();
+    assert_eq!(site.client("one", "app", PASSWORD).ask("SET key:1 kept"), "+OK");
+    site.declare(&memory_only.replace("shard = \"a\"", "shard = \"a\"\nensure = \"absent\""));
+    site.applied();
+    site.declare(&memory_only);
+    site.run(&["restore", "one", "--yes"]).expect(0).says("is back");
+    site.applied();
+    assert_eq!(site.client("one", "app", PASSWORD).ask("GET key:1"), "kept");
+}
+
+#[test]
 fn a_restore_over_a_new_instance_is_refused() {
     let site = Site::new(&simple());
     site.applied();

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
+use valkeeper::desired::Source;
+use valkeeper::desired::service::{self, ServiceConfig};
 
 use crate::metrics::{after_everything, names};
 use crate::tools::{promtool, run};
 
 const UNIT: &str = "deploy/valkeeper.service";
+const SAMPLE: &str = "deploy/valkeeper.toml";
 /// At most 2.0, in tenths, as systemd-analyze(1) wants it.
 const EXPOSURE_MAX: &str = "--threshold=20";
 
@@ -198,21 +201,60 @@ fn systemd_knows_every_word_of_the_service() {
 fn the_service_notifies_reloads_and_leaves_servers_running() {
     let unit = text(UNIT);
     let says = |line: &str| unit.lines().any(|one| one == line);
-    for line in
-        ["Type=notify", "WatchdogSec=60", "KillMode=process", "ExecReload=/bin/kill -HUP $MAINPID", "ProtectHome=read-only"]
-    {
+    for line in [
+        "Type=notify",
+        "WatchdogSec=60",
+        "KillMode=process",
+        "OOMPolicy=continue",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ProtectHome=read-only",
+    ] {
         assert!(says(line), "{line}");
     }
 }
 
+/// The sample, read as the daemon reads it.
+fn configured(text: String) -> ServiceConfig {
+    let source = Source { name: SAMPLE.into(), text };
+    service::read(&source).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
 #[test]
-fn the_sample_configuration_is_toml_also_with_what_is_switched_off() {
-    let sample = text("deploy/valkeeper.toml");
-    let config: toml::Table = sample.parse().unwrap();
-    assert!(config["source"].as_table().unwrap().contains_key("repo"));
-    let all: String = sample.lines().map(|line| switched_on(line).to_owned() + "\n").collect();
-    let config: toml::Table = all.parse().unwrap();
-    assert_eq!(config.keys().collect::<Vec<_>>(), ["control", "hooks", "log", "metrics", "roots", "source"]);
+fn the_daemon_takes_the_sample_configuration() {
+    let config = configured(text(SAMPLE));
+    assert!(config.repo.is_some() && config.known_hosts.is_some() && config.local_root.is_some());
+    assert_eq!((config.poll, config.log_json), (None, Some(true)));
+}
+
+#[test]
+fn the_daemon_takes_the_sample_also_with_what_is_switched_off() {
+    let sample = text(SAMPLE);
+    // Exactly one of repo and path can be said.
+    let lines = sample.lines().filter(|line| !line.starts_with("#path = "));
+    let config = configured(lines.map(|line| switched_on(line).to_owned() + "\n").collect());
+    assert!(config.poll.is_some() && config.hook_secret_file.is_some() && config.secrets_root.is_some());
+    let lines = sample.lines().filter(|line| !line.starts_with("repo = "));
+    assert!(configured(lines.map(|line| switched_on(line).to_owned() + "\n").collect()).path.is_some());
+}
+
+/// So that a reader learns all there is from it, and what stands if nothing is said.
+#[test]
+fn the_sample_names_every_key_and_its_default() {
+    let sample: String = text(SAMPLE).lines().map(|line| switched_on(line).to_owned() + "\n").collect();
+    let named: toml::Table = sample.parse().unwrap();
+    let keys = |(table, inner): (&String, &toml::Value)| -> Vec<String> {
+        inner.as_table().unwrap().keys().map(|key| format!("{table}.{key}")).collect()
+    };
+    let named: BTreeSet<String> = named.iter().flat_map(keys).collect();
+    let known: BTreeSet<String> = service::keys().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(named, known);
+    for (key, default) in service::keys() {
+        let name = key.split_once('.').unwrap().1;
+        let off = text(SAMPLE).lines().find_map(|line| line.strip_prefix(&format!("#{name} = ")).map(str::to_owned));
+        if let (Some(off), Some(default)) = (off, default) {
+            assert_eq!(off, default, "{key}");
+        }
+    }
 }
 
 /// A line that begins with "#" and no space is a setting that is off.

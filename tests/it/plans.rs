@@ -48,7 +48,7 @@ fn shown(case: &Path) -> Shown {
         vec![("problems.txt", problems::render(&refusals_to_problems(&plan.refused), &sources, false))]
     };
     let users = wish.instances.values().flat_map(|instance| instance.users.values());
-    let secrets = users.flat_map(|user| &user.passwords).map(|hash| hash.reveal()).collect();
+    let secrets = users.flat_map(|user| user.passwords()).map(|hash| hash.reveal()).collect();
     Shown { files, secrets }
 }
 

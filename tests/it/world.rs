@@ -133,13 +133,8 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
 
 fn user(rng: &mut StdRng) -> DesiredUser {
     let selectors = if rng.random_bool(0.2) { vec![selector(rng)] } else { Vec::new() };
-    DesiredUser {
-        at: Origin::default(),
-        enabled: rng.random_bool(0.9),
-        passwords: vec![PasswordHash::of_password(&[rng.random_range(0..4u8)])],
-        root: selector(rng),
-        selectors,
-    }
+    let passwords = vec![PasswordHash::of_password(&[rng.random_range(0..4u8)])];
+    DesiredUser::new(Origin::default(), rng.random_bool(0.9), passwords, selector(rng), selectors)
 }
 
 fn selector(rng: &mut StdRng) -> DesiredSelector {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::password::{Fingerprint, PasswordHash};
 
 pub use names::AclNames;
-pub use parse::{WordError, parse_server_line, split_words};
+pub use parse::{WordError, check_known, parse_server_line, split_words};
 pub use reach::{Loss, loss};
 pub use word::{WordRefusal, check_channel, check_key_pattern, check_privilege};
 

@@ -217,6 +217,18 @@ impl Commands {
     }
 }
 
+/// Does this server know the command, subcommand or category of a command rule?
+///
+/// # Errors
+/// What it does not know.
+pub fn check_known(word: &str, names: &AclNames) -> Result<(), WordError> {
+    let lower = if word.bytes().any(|b| b.is_ascii_uppercase()) { &*word.to_ascii_lowercase() } else { word };
+    match lower.split_at_checked(1) {
+        Some((sign @ ("+" | "-"), name)) if name != "@all" => known(sign, name, names),
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn known(sign: &str, name: &str, names: &AclNames) -> Result<(), WordError> {
     if let Some(category) = name.strip_prefix('@') {
         return if names.has_category(category) { Ok(()) } else { Err(WordError::UnknownCategory(category.to_owned())) };

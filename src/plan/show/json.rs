@@ -37,6 +37,7 @@ pub fn json(view: &View<'_>) -> Value {
             "reason": held.reason.kind(),
             "guard": held.reason.is_guard(),
             "message": words::held_reason(&held.reason),
+            "withheld": held.withheld.iter().map(step).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "refused": plan.refused.iter().map(|refusal| json!({ "problem": refusal.problem, "cure": refusal.cure })).collect::<Vec<_>>(),
         "unseen": plan.unseen,

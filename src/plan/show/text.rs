@@ -9,7 +9,7 @@ use crate::model::desired::{Desired, Reach};
 use crate::model::live::{Live, Server};
 use crate::model::marker::Marker;
 use crate::model::name::InstanceName;
-use crate::model::plan::{Step, Subject};
+use crate::model::plan::{Cause, Plan, Step, Subject};
 use crate::model::size::show_duration;
 
 /// Renders a plan. The last line is [`super::summary`].
@@ -32,9 +32,7 @@ pub fn text(view: &View<'_>) -> String {
     }
     records(&mut out, &groups);
     section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
-    let held =
-        plan.held.iter().map(|held| format!("! instance {}: {}: {}", held.instance, held.what, words::held_reason(&held.reason)));
-    section(&mut out, "Held back:", held);
+    held_back(&mut out, plan, desired, live);
     section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
     let then = rest.iter().enumerate().flat_map(|(pass, later)| {
         later
@@ -84,6 +82,21 @@ fn section(out: &mut Page, title: &str, lines: impl Iterator<Item = String>) {
     out.blank();
 }
 
+/// What is held, why, and what it would do: a reviewer approves that.
+fn held_back(out: &mut Page, plan: &Plan, desired: &Desired, live: &Live) {
+    if plan.held.is_empty() {
+        return;
+    }
+    out.line(0, "Held back:");
+    for held in &plan.held {
+        out.line(1, &format!("! instance {}: {}: {}", held.instance, held.what, words::held_reason(&held.reason)));
+        for step in held.withheld.iter().filter(|step| step.cause != Cause::Bookkeeping) {
+            show_step(out, step, desired, live);
+        }
+    }
+    out.blank();
+}
+
 fn records(out: &mut Page, groups: &std::collections::BTreeMap<&Subject, Vec<&Step>>) {
     let steps = groups.get(&Subject::Fleet).map_or(0, Vec::len);
     if steps > 0 {
@@ -121,7 +134,7 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
                 out.line(5, &format!("~ its config file is written anew: {why}"));
             }
             for line in diff::settings(change, &|name| step.drifted.contains(name), binary) {
-                let drift = if line.drift && step.cause != crate::model::plan::Cause::Drift { " (drift)" } else { "" };
+                let drift = if line.drift && step.cause != Cause::Drift { " (drift)" } else { "" };
                 let place = if line.place.is_empty() { String::new() } else { format!(" {}", line.place) };
                 out.line(5, &format!("~ {}: {} -> {}{place}{drift}", line.name, line.before, line.after));
             }

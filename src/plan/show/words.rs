@@ -98,7 +98,9 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::NoPortFree { ports } => {
             format!("no port from {} to {} is free: widen ports of the shard", ports.start(), ports.end())
         }
-        HeldReason::Refused => "its node's own server would refuse the declaration".to_owned(),
+        HeldReason::Refused { problems } => {
+            format!("its node's own server would refuse the declaration: {}", problems.join("; "))
+        }
         HeldReason::Loading { node } => format!("its server on node {node} is still loading its data"),
         HeldReason::PlacedElsewhere { nodes } => {
             let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
