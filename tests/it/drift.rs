@@ -179,6 +179,15 @@ fn a_killed_server_is_started_with_its_data_and_its_files_put_right() {
 }
 
 #[test]
+fn a_server_that_cannot_read_its_data_says_why() {
+    let site = site();
+    signal(site.pid("one"), "-9");
+    site.write("state/data/one/appendonlydir/appendonly.aof.1.base.rdb", "nonsense");
+    let told = site.apply().expect(1).says("the server ended while it read its data: ").says("Bad file format");
+    assert!(!told.all().contains("something else listens"), "{told:?}");
+}
+
+#[test]
 fn rights_that_are_given_drop_nobody() {
     let site = Site::new(&declared("", &[PASSWORD], "\"+@read\", \"+client\""));
     site.applied();
