@@ -1,9 +1,10 @@
 //! The effects on an instance: its marker, its files, its process, its settings.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::server::{Acting, Halt, failed, write_marker, write_marker_file};
-use crate::host::clock::{self, Poll};
+use crate::host::clock::{self, Deadline, Poll};
 use crate::host::files::{self, Stamp, stamp};
 use crate::host::machine;
 use crate::host::process::{self, Handle, StopError};
@@ -18,6 +19,9 @@ use crate::observe::{chain, member};
 
 /// What a person who opens a config file should know.
 const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here by hand is found by the next plan and undone.";
+
+/// How long a server that hung up may take to end: it flushes its log, and has nothing to save.
+const ENDING: Duration = Duration::from_secs(2);
 
 impl Acting {
     /// A new marker with a new operator password.
@@ -62,10 +66,18 @@ impl Acting {
 
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
     pub(super) async fn start(&mut self) -> Result<(), Halt> {
+        let log = self.node.layout.log(&self.name);
+        let before = process::log_length(&log);
         if self.is_new || self.find().await?.is_none() {
             self.spawn().await?;
         }
-        self.await_loaded().await?;
+        match self.await_loaded().await {
+            // What it says of its end is worth more than that it hung up.
+            Err(Halt::Failed(_)) if self.ended_soon().await? => {
+                return failed(format!("the server ended while it read its data: {}", words_of_end(&log, before)));
+            }
+            other => other?,
+        }
         let mut marker = self.marker().await?.marker;
         if marker.stage == Stage::Provisioning {
             marker.stage = Stage::Active;
@@ -112,6 +124,18 @@ impl Acting {
                 return Err(Halt::Pending(format!("the server to load its data ({percent} %)")));
             }
         }
+    }
+
+    /// Did the server end? It hangs up a moment before it does, and until then its port is taken.
+    async fn ended_soon(&self) -> Result<bool, Halt> {
+        let end = Deadline::after(ENDING.min(self.end.left()));
+        let mut poll = Poll::default();
+        while self.find().await?.is_some() {
+            if !poll.again(end).await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn info(&mut self, section: &str) -> Result<String, Halt> {

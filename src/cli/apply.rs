@@ -150,13 +150,14 @@ fn close(applied: &Applied, as_json: bool) {
         return;
     }
     for (step, outcome) in applied.failed.values() {
-        out::tell(format_args!("! {}: {outcome}", step_line(step)));
+        out::tell(out::printable(&format!("! {}: {outcome}", step_line(step))));
     }
     if let Some(step) = &applied.beyond {
         out::tell(format_args!("! the saved plan does not allow: {}", step_line(step)));
     }
     for held in &plan.held {
-        out::tell(format_args!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason)));
+        let line = format!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason));
+        out::tell(out::printable(&line));
     }
     for (node, why) in &plan.unseen {
         out::tell(format_args!("! node {node}: {why}"));

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::process;
 use crate::observe::chain;
 use exit::Exit;
 use tracing_subscriber::EnvFilter;
@@ -103,7 +104,15 @@ pub(crate) struct SourceArgs {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        // clap itself would end with 2, which says "there are changes" here.
+        Err(misuse) => {
+            let _nobody_reads = misuse.print();
+            return if misuse.use_stderr() { Exit::Error } else { Exit::Ok }.into();
+        }
+    };
+    process::inherit_nothing();
     // The daemon says how it logs in its configuration, so it begins by itself.
     if !matches!(command, Command::Run(_)) {
         start_log(false, "warn");
@@ -133,7 +142,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Whoever closed the pipe has read enough.
             if error.downcast_ref().is_none_or(|error: &io::Error| error.kind() != io::ErrorKind::BrokenPipe) {
-                out::complain(format_args!("error: {}\n", chain(error.as_ref())));
+                out::complain(out::printable_lines(&format!("error: {}", chain(error.as_ref()))));
             }
             Exit::Error.into()
         }

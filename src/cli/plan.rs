@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::client::SocketArgs;
 use super::exit::Exit;
@@ -43,8 +44,8 @@ pub(crate) struct PlanArgs {
 pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     if let Some(branch) = &args.reference {
         let text = args.socket.plan(branch, args.json).await?;
-        super::out::print(&text)?;
-        return Ok(if text.trim_end().ends_with("No changes.") { Exit::Ok } else { Exit::Changes });
+        out::print(if args.json { text.clone() } else { out::printable_lines(&text) })?;
+        return Ok(exit_of_shown(&text));
     }
     let Some(loaded) = load::load(&args.source)? else { return Ok(Exit::Error) };
     let look = match &args.live {
@@ -71,7 +72,7 @@ fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<(
     if args.json {
         out::print(format_args!("{:#}\n", show::json(view)))?;
     } else if args.markdown {
-        out::print(show::markdown(view))?;
+        out::print(out::printable_lines(&show::markdown(view)))?;
     } else {
         out::print(super::progress::coloured(&show::text(view)))?;
     }
@@ -81,14 +82,49 @@ fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<(
 fn exit(plan: &Plan) -> Exit {
     if unseen(plan) {
         Exit::Unseen
-    } else if plan.is_settled() {
+    } else if plan.steps.is_empty() && plan.held.is_empty() {
         Exit::Ok
     } else {
+        // Also what a guard holds is not as declared, though it counts as settled.
         Exit::Changes
+    }
+}
+
+/// The end of a plan that the daemon made, of which only what is shown is known: as JSON, or as text with its last line.
+fn exit_of_shown(text: &str) -> Exit {
+    if let Ok(plan) = serde_json::from_str::<Value>(text) {
+        let empty = |field: &str| plan.get(field).is_none_or(|found| *found == json!([]) || *found == json!({}));
+        return match (empty("unseen"), empty("steps") && empty("held")) {
+            (false, _) => Exit::Unseen,
+            (true, true) => Exit::Ok,
+            (true, false) => Exit::Changes,
+        };
+    }
+    match text.lines().last() {
+        Some("No changes.") => Exit::Ok,
+        Some(summary) if summary.contains(" unseen") => Exit::Unseen,
+        Some(_) | None => Exit::Changes,
     }
 }
 
 /// Is there a node or a server that nothing could be learnt from?
 pub(super) fn unseen(plan: &Plan) -> bool {
     !plan.unseen.is_empty() || plan.held.iter().any(|held| matches!(held.reason, HeldReason::NotAnswering { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_the_daemon_ends_as_one_of_ones_own() {
+        let plan = |steps: &str, held: &str, unseen: &str| format!(r#"{{"steps":{steps},"held":{held},"unseen":{unseen}}}"#);
+        assert_eq!(exit_of_shown(&plan("[]", "[]", "{}")), Exit::Ok);
+        assert_eq!(exit_of_shown(&plan("[1]", "[]", "{}")), Exit::Changes);
+        assert_eq!(exit_of_shown(&plan("[]", "[1]", "{}")), Exit::Changes);
+        assert_eq!(exit_of_shown(&plan("[]", "[]", r#"{"n":"why"}"#)), Exit::Unseen);
+        assert_eq!(exit_of_shown("No changes.\n"), Exit::Ok);
+        assert_eq!(exit_of_shown("Plan: 0 to add, 1 to change, 0 to remove.\n"), Exit::Changes);
+        assert_eq!(exit_of_shown("Plan: 0 to add, 0 to change, 0 to remove, 1 held, 1 node unseen.\n"), Exit::Unseen);
+    }
 }

@@ -8,6 +8,7 @@ use annotate_snippets::{Annotation, AnnotationKind, Element, Group, Level, Rende
 use serde_json::{Value, json};
 
 use super::mask::mask;
+use super::out::printable;
 use crate::desired::{Problem, Source};
 use crate::model::desired::Origin;
 
@@ -70,10 +71,10 @@ pub fn count(number: usize, noun: &str) -> String {
 }
 
 fn group<'a>(problem: &Problem, shown: &mut ShownFiles<'a>) -> Group<'a> {
-    let mut group = Group::with_title(Level::ERROR.primary_title(printable(&problem.title)));
-    let mut marks = vec![Mark { at: problem.at, label: printable(&problem.label), primary: true }];
+    let mut group = Group::with_title(Level::ERROR.primary_title(printable(&problem.title).into_owned()));
+    let mut marks = vec![Mark { at: problem.at, label: printable(&problem.label).into_owned(), primary: true }];
     for (at, label) in &problem.others {
-        marks.push(Mark { at: *at, label: printable(label), primary: false });
+        marks.push(Mark { at: *at, label: printable(label).into_owned(), primary: false });
     }
     // Places that are near each other share an excerpt, in which the renderer folds what lies between.
     let mut rest = marks.as_slice();
@@ -88,17 +89,9 @@ fn group<'a>(problem: &Problem, shown: &mut ShownFiles<'a>) -> Group<'a> {
         }
     }
     match &problem.help {
-        Some(help) => group.element(Level::HELP.message(printable(help))),
+        Some(help) => group.element(Level::HELP.message(printable(help).into_owned())),
         None => group,
     }
-}
-
-/// Text from a file must not steer the terminal: control characters and marks of writing direction are spelt out.
-fn printable(text: &str) -> String {
-    let harmful =
-        |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let spell = |c: char| if harmful(c) { c.escape_unicode().to_string() } else { c.to_string() };
-    if text.contains(harmful) { text.chars().map(spell).collect() } else { text.to_owned() }
 }
 
 /// A place to mark.

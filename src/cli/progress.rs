@@ -77,10 +77,12 @@ fn again(attempt: u32) -> String {
 
 fn ended(step: &Step, outcome: &Outcome, took: Duration, again: bool) -> String {
     let again = if again { ", trying again" } else { "" };
-    format!("  {}: {outcome} ({:.1} s{again})", step_line(step), took.as_secs_f64())
+    let line = format!("  {}: {outcome} ({:.1} s{again})", step_line(step), took.as_secs_f64());
+    out::printable(&line).into_owned()
 }
 
-/// A plan with colours, for where the output takes them; the words are the same without.
+/// A plan with colours, for where the output takes them; the words are the same without. What people gave a server by hand
+/// is among these words, so nothing of it may move the cursor.
 pub(super) fn coloured(text: &str) -> String {
     use anstyle::{AnsiColor, Style};
     let styled = text.lines().map(|line| {
@@ -92,7 +94,7 @@ pub(super) fn coloured(text: &str) -> String {
             _ => None,
         };
         let style = colour.map_or(Style::new(), |colour| Style::new().fg_color(Some(colour.into())));
-        format!("{style}{line}{style:#}\n")
+        format!("{style}{}{style:#}\n", out::printable(line))
     });
     styled.collect()
 }

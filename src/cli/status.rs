@@ -43,7 +43,7 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
             text(&status, crate::host::clock::now())
         };
         if text != shown {
-            super::out::print(&text)?;
+            super::out::print(super::out::printable_lines(&text))?;
             shown = text;
         }
         if !args.watch {

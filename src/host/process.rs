@@ -25,8 +25,18 @@ const LOG_TAIL_LINES: usize = 4;
 const LOG_LINE_CHARS: usize = 200;
 /// `TASK_COMM_LEN` of the kernel without its closing NUL: ``/proc/PID`/comm` is cut there.
 const COMM_BYTES: usize = 15;
+/// The first file descriptor that is not standard input, output or error (stdin(3)).
+const FIRST_INHERITED: i32 = 3;
 /// The kernel's mark on a link to something that was removed.
 const DELETED: &str = " (deleted)";
+
+/// Keeps what this process was given open, beyond standard input, output and error, from all that it starts. A server lives
+/// for months: with the lock of a `flock` around us, or with the pipe of whoever waits for our end, nobody would get on.
+///
+/// To be called once, before there is a file of our own; all of those are closed on exec by Rust itself.
+pub fn inherit_nothing() {
+    close_fds::set_fds_cloexec(FIRST_INHERITED, &[]);
+}
 
 /// Starts a server in the background: a process group of its own, so that our Ctrl-C is not its, and no terminal (the server
 /// ignores SIGHUP by itself). Dropping the child leaves it running; if we live on, the runtime reaps it.

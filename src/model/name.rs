@@ -23,7 +23,7 @@ pub const SLUG_BYTES_MAX: usize = 63;
 pub const USER_BYTES_MAX: usize = 128;
 
 const SLUG_RULE: &str = "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit first and last";
-const USER_RULE: &str = "must not be empty and must hold no white space or control characters";
+const USER_RULE: &str = "must not be empty and must hold no white space";
 /// The rule for names that valkeeper itself puts into an ACL line (facts A.3).
 pub const DECLARED_USER_RULE: &str = "must be 1 to 128 of A-Z, a-z, 0-9 and _ . : @ -";
 const SETTING_RULE: &str = "must be 1 to 63 of a-z, 0-9, '-' and '_'";
@@ -35,9 +35,10 @@ fn is_slug(text: &str) -> bool {
     ends && bytes.len() <= SLUG_BYTES_MAX && bytes.iter().all(|byte| inner(byte) || *byte == b'-')
 }
 
-/// What a server may show: people can make users with stranger names than we would.
+/// What a server may show: people can make users with stranger names than we would, and a user that cannot be named cannot be
+/// told of. Refused is what the server itself refuses (`ACLStringHasSpaces` of acl.c: isspace(3) and NUL).
 fn is_user(text: &str) -> bool {
-    !text.is_empty() && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+    !text.is_empty() && !text.contains(['\0', ' ', '\t', '\n', '\x0b', '\x0c', '\r'])
 }
 
 /// May this user be declared?
@@ -161,6 +162,16 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "ä", "a b", "a\n", &"x".repeat(64)] {
             assert!(InstanceName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_user_that_a_server_can_have_can_be_named() {
+        for shown in ["ä", "a\"b", "\u{1b}[2K", "a\u{a0}b", "\u{7f}", "\u{fffd}"] {
+            assert!(UserName::new(shown).is_ok(), "{shown:?}");
+        }
+        for impossible in ["", "a b", "a\tb", "a\nb", "a\rb", "a\x0bb", "a\x0cb", "a\0b"] {
+            assert!(UserName::new(impossible).is_err(), "{impossible:?}");
         }
     }
 

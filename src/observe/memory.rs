@@ -59,7 +59,7 @@ pub async fn look(
         return Ok(Memory { running, spec: None, users: None });
     }
     let spec = spec(config?.into_texts()?, layout, binary);
-    let users = users(&acl?.into_texts()?);
+    let users = users(&acl?.into_texts()?)?;
     if (1..=CLIENTS_LISTED_MAX).contains(&running.connections.total) {
         connection.set_timeout(end.left());
         running.connections = clients(&connection.ask(vec!["CLIENT", "LIST"]).await?.into_text()?);
@@ -91,18 +91,13 @@ fn spec(flat: Vec<String>, layout: &[Directive], binary: &BinaryFacts) -> Instan
     spec
 }
 
-fn users(lines: &[String]) -> BTreeMap<UserName, Arc<AclUser>> {
-    let mut users = BTreeMap::new();
-    for line in lines {
-        let user = parse_server_line(line).ok().and_then(|(name, user)| Some((UserName::new(name).ok()?, Arc::new(user))));
-        match user {
-            Some((name, user)) => {
-                users.insert(name, user);
-            }
-            None => tracing::warn!("the server has a user that cannot be read; it is left out"),
-        }
-    }
-    users
+/// All users or none: one that was left out would be taken for missing, and a way in that somebody made for nothing at all.
+fn users(lines: &[String]) -> Result<BTreeMap<UserName, Arc<AclUser>>, ValkeyError> {
+    let read = |line: &String| {
+        let (name, user) = parse_server_line(line).ok()?;
+        Some((UserName::new(name).ok()?, Arc::new(user)))
+    };
+    lines.iter().map(|line| read(line).ok_or(ValkeyError::Strange("an ACL user in words that are not known"))).collect()
 }
 
 /// The connections of `CLIENT LIST` by user, the operator's left out: they are ours.

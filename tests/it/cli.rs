@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -43,7 +43,9 @@ fn check_plan_and_apply_end_with_the_documented_codes() {
     site.run(&["plan"]).expect(1);
     site.apply().expect(1);
     site.run(&["check", "nowhere"]).expect(1).says("nowhere");
-    site.run(&["plan", "--nonsense"]).expect(2);
+    // Not 2, which would say that there are changes.
+    site.run(&["plan", "--nonsense"]).expect(1).says("--nonsense");
+    site.run(&["plan", "--help"]).expect(0).says("Usage");
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn without_a_terminal_apply_refuses_to_act_unasked() {
     let site = Site::new(&simple());
     site.run(&["apply"]).expect(1).says("--yes");
     assert!(!site.path("state/instances").exists());
-    site.run(&["apply", "--json"]).expect(2).says("--yes");
+    site.run(&["apply", "--json"]).expect(1).says("--yes");
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn a_revision_that_deletes_too_much_waits_for_its_own_approval() {
     site.applied();
     let absent = many(3).replace("shard = \"a\"", "shard = \"a\"\nensure = \"absent\"");
     site.declare(&absent);
-    let held = site.run(&["plan"]).expect(0).says("valkeeper approve");
+    let held = site.run(&["plan"]).expect(2).says("valkeeper approve");
     let revision = held.out.split("valkeeper approve ").nth(1).unwrap().split('"').next().unwrap().to_owned();
     site.applied();
     assert!(site.path("state/instances/n0.toml").exists());
@@ -396,6 +398,19 @@ fn servers_outlive_a_killed_apply_and_are_found_again() {
 }
 
 /// Runs a command whose output goes to a file that takes nothing.
+#[test]
+fn a_server_keeps_nothing_open_that_apply_was_given() {
+    let site = Site::new(&simple());
+    let valkeeper = site.command(&["apply", "--yes"]);
+    let mut locked = Command::new("flock");
+    locked.arg("held").arg(valkeeper.get_program()).args(valkeeper.get_args()).current_dir(site.path("."));
+    let ran = locked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    finish(ran).expect(0);
+    site.settled();
+    let free = Command::new("flock").args(["--nonblock", "held", "true"]).current_dir(site.path(".")).status().unwrap();
+    assert!(free.success(), "the server holds the lock of the flock that apply ran in");
+}
+
 fn unheard(site: &Site, arguments: &[&str]) -> Ran {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = site.command(arguments);

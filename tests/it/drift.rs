@@ -179,6 +179,15 @@ fn a_killed_server_is_started_with_its_data_and_its_files_put_right() {
 }
 
 #[test]
+fn a_server_that_cannot_read_its_data_says_why() {
+    let site = site();
+    signal(site.pid("one"), "-9");
+    site.write("state/data/one/appendonlydir/appendonly.aof.1.base.rdb", "nonsense");
+    let told = site.apply().expect(1).says("the server ended while it read its data: ").says("Bad file format");
+    assert!(!told.all().contains("something else listens"), "{told:?}");
+}
+
+#[test]
 fn rights_that_are_given_drop_nobody() {
     let site = Site::new(&declared("", &[PASSWORD], "\"+@read\", \"+client\""));
     site.applied();
@@ -260,4 +269,18 @@ fn undeclared_users_are_kept_and_told_or_removed() {
     site.applied();
     site.settled();
     assert!(!site.operator("one").ask("ACL USERS").contains("stranger"));
+}
+
+#[test]
+fn no_name_hides_a_user_and_none_moves_the_cursor() {
+    let site = site();
+    for name in ["st\u{1b}[2Kranger", "st\u{a0}ranger"] {
+        site.operator("one").ask(&format!("ACL SETUSER {name} on nopass +ping"));
+    }
+    let told = site.run(&["plan"]).expect(0).says("undeclared user st\\u{1b}[2Kranger").says("undeclared user st\u{a0}ranger");
+    assert!(!told.all().contains('\u{1b}'), "{told:?}");
+    site.declare(&format!("[guard]\nundeclared_users = \"remove\"\n{}", base()));
+    site.applied();
+    site.settled();
+    assert!(!site.operator("one").ask("ACL USERS").contains("ranger"));
 }
