@@ -16,7 +16,7 @@ use crate::roots;
 pub(crate) struct SyncArgs {
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// Return when the pass has ended
+    /// Return when a pass has ended that began after this, and nothing follows at once; say how it ended
     #[arg(long)]
     pub wait: bool,
 }

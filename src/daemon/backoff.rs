@@ -51,7 +51,8 @@ impl Backoff {
 
     /// Must this subject still wait?
     pub fn waits(&self, subject: &Subject, now: Timestamp) -> bool {
-        self.failures.get(subject).is_some_and(|failure| failure.due > now)
+        // No delay is longer: a due time beyond that was made before the clock was set back.
+        self.failures.get(subject).is_some_and(|failure| failure.due > now && failure.due <= later(now, LONGEST))
     }
 
     pub fn of(&self, subject: &Subject) -> Option<&Failure> {
@@ -88,6 +89,15 @@ mod tests {
         let seconds: Vec<u64> = (1..12).map(|attempts| delay(attempts).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         assert_eq!(delay(u32::MAX), LONGEST);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_put_off_the_next_try() {
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let mut backoff = Backoff::default();
+        backoff.failed(&Subject::Fleet, "disk full".into(), now);
+        assert!(backoff.waits(&Subject::Fleet, now));
+        assert!(!backoff.waits(&Subject::Fleet, "2026-11-20T11:00:00Z".parse().unwrap()));
     }
 
     #[test]

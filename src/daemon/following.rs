@@ -32,10 +32,17 @@ pub struct Following {
     metrics: Arc<Metrics>,
     in_force: Option<Arc<InForce>>,
     head: Option<Revision>,
-    /// A head that does not follow what was settled: not taken again unless a person accepts it.
-    rewound: Option<Revision>,
+    /// A head that does not follow what was settled: not taken unless a person accepts it.
+    rewound: Option<Rewound>,
     problem: Option<Problem>,
     last_fetch: Option<Timestamp>,
+}
+
+/// A sound revision that only a person may bring into force.
+#[derive(Debug)]
+struct Rewound {
+    candidate: Arc<InForce>,
+    problem: Problem,
 }
 
 /// Why a revision cannot be in force.
@@ -58,14 +65,20 @@ impl Following {
         self.in_force.as_ref()
     }
 
+    /// What says which nodes there are: what is in force, or else what a person may accept. Only for looking.
+    pub fn in_view(&self) -> Option<&Arc<InForce>> {
+        self.in_force.as_ref().or(self.rewound.as_ref().map(|rewound| &rewound.candidate))
+    }
+
     pub fn problem(&self) -> Option<&Problem> {
         self.problem.as_ref()
     }
 
-    /// Is there something newer than what is in force? A cheap look, for a pass that is under way.
-    pub async fn has_moved(&self) -> bool {
-        let head = self.repo.head().await.ok();
-        head.is_some_and(|head| Some(&head.revision) != self.head.as_ref())
+    /// Is there something newer than what was seen last? For a pass that is under way, which must not wait for a remote
+    /// that hangs: so the answer borrows nothing.
+    pub fn has_moved(&self) -> impl Future<Output = bool> + Send + 'static {
+        let (repo, known) = (self.repo.clone(), self.head.clone());
+        async move { repo.head().await.is_ok_and(|head| Some(head.revision) != known) }
     }
 
     /// Looks for a newer revision. What is bad leaves the last good one in force. Gives whether another one is in force now.
@@ -76,19 +89,19 @@ impl Following {
             Ok(head) => head.revision,
             Err(error) => {
                 self.trouble(bad(ProblemKind::Fetch)(error), now);
-                return false;
+                return self.in_view().is_none() && self.recall().await;
             }
         };
         self.last_fetch = Some(now);
         self.head = Some(head.clone());
-        if self.in_force.as_ref().is_some_and(|in_force| in_force.revision == head) {
-            self.problem = None;
+        if let Some(rewound) = self.rewound.as_mut().filter(|rewound| rewound.candidate.revision == head) {
+            rewound.problem.count += 1;
+            self.problem = Some(rewound.problem.clone());
             return false;
         }
-        if self.rewound.as_ref() == Some(&head) {
-            if let Some(problem) = &mut self.problem {
-                problem.count += 1;
-            }
+        self.rewound = None;
+        if self.in_force.as_ref().is_some_and(|in_force| in_force.revision == head) {
+            self.problem = None;
             return false;
         }
         match self.judge(&head).await {
@@ -101,6 +114,19 @@ impl Following {
                 self.trouble(why, now);
                 self.in_force.is_none() && self.find_last_good(&head).await
             }
+        }
+    }
+
+    /// After a start without a way to the remote: what was fetched before is there, and the nodes need somebody.
+    async fn recall(&mut self) -> bool {
+        let Ok(known) = self.repo.known().await else { return false };
+        self.head = Some(known.clone());
+        match self.judge(&known).await {
+            Ok(good) => {
+                self.in_force = Some(Arc::new(good));
+                true
+            }
+            Err(_why) => self.find_last_good(&known).await,
         }
     }
 
@@ -147,38 +173,39 @@ impl Following {
     }
 
     /// Does what is in force follow what was last settled? If not, what was settled comes back into force, unless a person
-    /// accepted the new one by name.
+    /// accepted the new one by name. Gives whether another one is in force now, or none.
     pub async fn keep_to_history(&mut self, record: &FleetRecord, now: Timestamp) -> bool {
-        if self.rewound.is_some() && self.rewound.as_ref().map(Revision::as_str) == record.accepted.as_deref() {
-            self.rewound = None;
+        let accepted = |revision: &Revision| record.accepted.as_deref() == Some(revision.as_str());
+        if let Some(rewound) = self.rewound.take_if(|rewound| accepted(&rewound.candidate.revision)) {
+            self.problem = None;
+            self.in_force = Some(rewound.candidate);
             return true;
         }
-        let (Some(in_force), Some(settled)) = (&self.in_force, &record.settled) else { return false };
-        let revision = &in_force.revision;
-        if settled.revision == revision.as_str() || record.accepted.as_deref() == Some(revision.as_str()) {
+        let Some(settled) = record.settled.as_ref().and_then(|settled| Revision::new(&settled.revision).ok()) else {
+            return false;
+        };
+        let Some(in_force) = self.in_force.clone() else {
+            // It could not be read a moment ago.
+            self.in_force = self.judge(&settled).await.ok().map(Arc::new);
+            return self.in_force.is_some();
+        };
+        if settled == in_force.revision || accepted(&in_force.revision) || settled.is_of_folder() {
             return false;
         }
-        let old = Revision::new(&settled.revision).ok();
-        let why = match &old {
-            // Settled from a plain file: there is no history that could be kept to.
-            None => return false,
-            Some(old) => match self.repo.descends(revision, old).await {
-                Ok(true) => return false,
-                Ok(false) => "history was rewound or rewritten".to_owned(),
-                Err(error) => chain(&error),
-            },
+        let why = match self.repo.descends(&in_force.revision, &settled).await {
+            Ok(true) => return false,
+            Ok(false) => "history was rewound or rewritten".to_owned(),
+            Err(error) => chain(&error),
         };
         let message = format!(
-            "revision {revision} does not follow {}, which was settled: {why}; \
-             \"valkeeper accept {revision}\" takes it all the same",
-            settled.revision
+            "revision {new} does not follow {settled}, which was settled: {why}; \"valkeeper accept {new}\" takes it all the same",
+            new = in_force.revision
         );
-        self.rewound = Some(revision.clone());
-        self.in_force = match old {
-            Some(old) => self.judge(&old).await.ok().map(Arc::new),
-            None => None,
-        };
-        self.trouble(Bad { kind: ProblemKind::Rewound, message }, now);
+        let problem = Problem { kind: ProblemKind::Rewound, message, since: now, count: 1 };
+        // Where something else is wrong as well, as with a newer revision, that is what is said.
+        self.problem.get_or_insert_with(|| problem.clone());
+        self.rewound = Some(Rewound { candidate: in_force, problem });
+        self.in_force = self.judge(&settled).await.ok().map(Arc::new);
         true
     }
 
@@ -200,7 +227,7 @@ impl Following {
         SourceStatus {
             location: location.show(),
             branch: with_git.then(|| branch.clone()),
-            folder: if with_git { folder.clone() } else { ".".to_owned() },
+            folder: if with_git && !folder.is_empty() { folder.clone() } else { ".".to_owned() },
             head: self.head.as_ref().map(ToString::to_string),
             desired: self.in_force.as_ref().map(|in_force| in_force.revision.to_string()),
             signed_by: self.in_force.as_ref().and_then(|in_force| in_force.signed_by.clone()),

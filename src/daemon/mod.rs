@@ -10,6 +10,7 @@ pub mod command;
 pub mod control;
 mod following;
 mod lifecycle;
+mod news;
 mod pass;
 mod shared;
 pub mod status;
@@ -36,7 +37,7 @@ use crate::repo::{self, Repo};
 use crate::roots::Roots;
 use command::{Command, WAITING_MAX, What};
 use following::Following;
-use pass::Passes;
+use pass::{Ended, Next, Passes};
 use shared::Shared;
 use status::PassResult;
 
@@ -90,7 +91,7 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     let metrics = Arc::new(Metrics::new()?);
     let following = Following::new(repo, roots.clone(), Arc::clone(&metrics));
     let shared = Arc::new(Shared::new(metrics, following.status()));
-    let (sender, mut requests) = mpsc::channel(WAITING_MAX);
+    let (sender, requests) = mpsc::channel(WAITING_MAX);
     let _control = control::serve(&options.socket, Arc::clone(&shared), sender)?;
     serve_http(&options, &shared).await?;
     let _watcher = watch(&options, &shared);
@@ -99,44 +100,44 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     let mut passes = Passes::new(following, roots, Arc::clone(&shared));
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
-    let mut waiting: VecDeque<Command> = VecDeque::new();
-    let (mut in_a_row, mut asked, mut since_asked) = (0, true, Stopwatch::start());
+    let mut requests = Requests { queue: requests, waiting: VecDeque::new(), for_pass: Vec::new() };
+    let (mut in_a_row, mut woken, mut since_asked) = (0, true, Stopwatch::start());
     loop {
         // What is retried, or only watched, does not ask the source each time.
-        let follow = asked || since_asked.elapsed() >= options.poll.mul_f64(1.0 - JITTER);
+        let follow = woken || since_asked.elapsed() >= options.poll.mul_f64(1.0 - JITTER);
         if follow {
             since_asked = Stopwatch::start();
         }
         let ended = tokio::select! {
-            ended = passes.pass(follow, &mut requests, &mut waiting) => ended,
+            ended = passes.pass(follow, &mut requests.queue, &mut requests.waiting) => ended,
             // A step under way ends by itself, or is found half done by the next daemon.
             () = stop.asked() => break,
         };
-        let again = answer(&mut passes, &mut waiting).await || ended.again;
+        let soon = requests.answer(&mut passes).await;
         shared.beats();
+        let again = soon || ended.next == Next::AtOnce;
         in_a_row = if again { in_a_row + 1 } else { 0 };
-        asked = again;
-        if again && in_a_row < AT_ONCE_MAX {
+        let breathless = in_a_row >= AT_ONCE_MAX;
+        // Who waits for a pass is told by one that nothing follows at once, and that began after the request.
+        if breathless || !again {
+            requests.answer_for_pass(&mut passes).await;
+        }
+        let asked = requests.take_for_pass();
+        woken = again || asked;
+        if woken && !breathless {
             continue;
         }
-        let pause = if again { BREATH } else { pause(&options, &passes, ended.result) };
+        let pause = if again { BREATH } else { pause(&options, &passes, ended) };
         passes.waits(pause);
+        let wake = async {
+            tokio::select! {
+                () = shared.trigger.notified() => {}
+                _ = hangup.recv() => reload(&still_sound),
+            }
+        };
         tokio::select! {
-            () = rest(&shared, pause, BEAT / 4) => {}
-            () = shared.trigger.notified() => asked = true,
-            _ = hangup.recv() => {
-                reload(&still_sound);
-                asked = true;
-            }
+            early = requests.rest(&mut passes, &shared, pause, wake) => woken = early,
             () = stop.asked() => break,
-            Some(request) = requests.recv() => {
-                // Who wants a pass is answered after it, everybody else at once.
-                asked = matches!(request.what, What::Sync { .. });
-                waiting.push_back(request);
-                if !asked {
-                    asked = answer(&mut passes, &mut waiting).await;
-                }
-            }
         }
     }
     systemd::stopping();
@@ -144,16 +145,65 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     Ok(())
 }
 
-/// Answers all requests that wait. Gives whether a pass should follow at once.
-async fn answer(passes: &mut Passes, waiting: &mut VecDeque<Command>) -> bool {
-    let mut again = false;
-    for Command { what, answer } in waiting.drain(..) {
-        let (said, soon) = passes.answer(what).await;
-        again |= soon;
-        // Who asked may have gone.
-        let _gone = answer.send(said);
+/// What people asked for.
+struct Requests {
+    queue: mpsc::Receiver<Command>,
+    /// Not looked at yet: they came while steps were taken.
+    waiting: VecDeque<Command>,
+    /// Answered by a pass that began after them.
+    for_pass: Vec<Command>,
+}
+
+impl Requests {
+    /// Answers what needs no pass. Gives whether a pass should follow at once.
+    async fn answer(&mut self, passes: &mut Passes) -> bool {
+        let (syncs, others): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|command| matches!(command.what, What::Sync { .. }));
+        self.waiting.extend(syncs);
+        let mut again = false;
+        for Command { what, answer } in others {
+            let (said, soon) = passes.answer(what).await;
+            again |= soon;
+            // Who asked may have gone.
+            let _gone = answer.send(said);
+        }
+        again
     }
-    again
+
+    async fn answer_for_pass(&mut self, passes: &mut Passes) {
+        for Command { what, answer } in self.for_pass.drain(..) {
+            let _gone = answer.send(passes.answer(what).await.0);
+        }
+    }
+
+    /// Those who came meanwhile wait for the next pass. Gives whether there are any.
+    fn take_for_pass(&mut self) -> bool {
+        self.for_pass.extend(self.waiting.drain(..));
+        !self.for_pass.is_empty()
+    }
+
+    /// Ends after the pause, or (and then gives true) when woken, or when a request wants a pass; all others are answered
+    /// at once. The loop lives meanwhile: a long poll is not a hang.
+    async fn rest(&mut self, passes: &mut Passes, shared: &Shared, pause: Duration, wake: impl Future<Output = ()>) -> bool {
+        let due = tokio::time::sleep(pause);
+        tokio::pin!(due, wake);
+        loop {
+            let request = tokio::select! {
+                () = &mut due => return false,
+                () = &mut wake => return true,
+                () = tokio::time::sleep(BEAT / 4) => {
+                    shared.beats();
+                    continue;
+                }
+                Some(request) = self.queue.recv() => request,
+            };
+            // Not in the select: what is begun for somebody is not broken off by something else.
+            self.waiting.push_back(request);
+            if self.answer(passes).await || self.take_for_pass() {
+                return true;
+            }
+        }
+    }
 }
 
 fn reload(still_sound: &impl Fn() -> Result<(), String>) {
@@ -199,23 +249,17 @@ async fn serve_http(options: &Options, shared: &Arc<Shared>) -> Result<(), Daemo
 }
 
 /// Until the next look: the poll, or sooner if something is due.
-fn pause(options: &Options, passes: &Passes, result: PassResult) -> Duration {
+fn pause(options: &Options, passes: &Passes, ended: Ended) -> Duration {
     let jitter = 1.0 + rand::rng().random_range(-JITTER..=JITTER);
     let poll = options.poll.mul_f64(jitter);
-    let poll = if result == PassResult::Watching { poll.min(WATCHING) } else { poll };
+    let poll = match (ended.next, ended.result) {
+        (Next::Soon, _) => poll.min(BREATH),
+        (Next::AtOnce | Next::InTime, PassResult::Watching) => poll.min(WATCHING),
+        (Next::AtOnce | Next::InTime, _) => poll,
+    };
     let now = clock::now();
     let due = passes.next_due().map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
     due.map_or(poll, |due| poll.min(due.max(Duration::from_millis(100))))
-}
-
-/// Sleeps, and shows meanwhile that the loop lives: a long poll is not a hang.
-async fn rest(shared: &Shared, mut pause: Duration, beat: Duration) {
-    while !pause.is_zero() {
-        let part = pause.min(beat);
-        tokio::time::sleep(part).await;
-        shared.beats();
-        pause = pause.saturating_sub(part);
-    }
 }
 
 /// Tells the service manager that the loop lives, as long as it does.
@@ -245,32 +289,5 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::clock::Stopwatch;
-
-    #[tokio::test]
-    async fn a_daemon_that_waits_for_a_long_poll_is_alive() {
-        let source = status::SourceStatus {
-            location: "here".into(),
-            branch: None,
-            folder: ".".into(),
-            head: None,
-            desired: None,
-            signed_by: None,
-            problem: None,
-            last_fetch: None,
-        };
-        let shared = Shared::new(Arc::new(Metrics::new().unwrap()), source);
-        let watch = Stopwatch::start();
-        tokio::select! {
-            () = rest(&shared, Duration::from_secs(3600), Duration::from_millis(20)) => {}
-            () = tokio::time::sleep(Duration::from_millis(400)) => {}
-        }
-        assert!(shared.moment().since_beat < watch.elapsed() / 2);
     }
 }

@@ -1,6 +1,8 @@
 //! One pass: follow the source, look, act. Everything it needs it finds again: a pass after a crash is like any other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::backoff::{Backoff, later};
 use super::command::{Command, What};
 use super::following::{Following, InForce};
 use super::lifecycle;
+use super::news::News;
 use super::shared::Shared;
 use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Problem, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
@@ -19,6 +22,7 @@ use crate::fleet::local::LocalFleet;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock::{self, Stopwatch};
 use crate::metrics::Phase;
+use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::{Live, Observed};
 use crate::model::name::{InstanceName, NodeName};
@@ -27,6 +31,8 @@ use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled, Suspensions};
 use crate::plan::show::held_reason;
 use crate::plan::{amend, plan_unattended, remembered};
+use crate::reconcile::waits;
+use crate::repo::Revision;
 use crate::roots::{self, Places, Roots};
 
 /// What the daemon carries from pass to pass; none of it is needed to be right, only to be quick and not to repeat itself.
@@ -35,6 +41,7 @@ pub struct Passes {
     roots: Roots,
     fleet: Option<(Places, Arc<LocalFleet>)>,
     backoff: Backoff,
+    news: News,
     number: u64,
     started: Timestamp,
     instances: BTreeMap<InstanceName, InstanceStatus>,
@@ -48,11 +55,21 @@ pub struct Passes {
     shared: Arc<Shared>,
 }
 
-/// How a pass ended, and whether the next one should follow at once.
+/// How a pass ended, and when the next one should follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub result: PassResult,
-    pub again: bool,
+    pub next: Next,
+}
+
+/// When the next pass should follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    AtOnce,
+    /// In a moment: something that takes its time is under way on a node.
+    Soon,
+    /// With the poll, or when something is due or asked for.
+    InTime,
 }
 
 /// What one look showed.
@@ -71,6 +88,7 @@ impl Passes {
             roots,
             fleet: None,
             backoff: Backoff::default(),
+            news: News::default(),
             number: 0,
             started: clock::now(),
             instances: BTreeMap::new(),
@@ -99,22 +117,24 @@ impl Passes {
         let watch = Stopwatch::start();
         let scene = self.look().await;
         self.phases.push((Phase::Look, watch.elapsed()));
-        let Some(scene) = scene else {
-            return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, false);
+        let Some(mut scene) = scene else {
+            return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, Next::InTime);
         };
-        let problem = self.following.problem().cloned();
-        if self.following.keep_to_history(&scene.record, begun).await {
-            self.tell(problem.as_ref());
-            // What is in force now is another revision than the one that was planned with.
-            let again = self.following.in_force().is_some();
-            return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, again);
+        let turned = self.following.keep_to_history(&scene.record, begun).await;
+        if turned || self.following.in_force().is_none() {
+            // What is in force now is not what was planned with.
+            self.tell_problem(None);
+            let next = if self.following.in_force().is_some() { Next::AtOnce } else { Next::InTime };
+            return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, next);
         }
+        self.news.tell(&scene.plan, self.number);
         self.take_turn(&scene).await;
         let todo = self.due(&scene.plan, begun);
         if self.watching.is_some() || todo.steps.is_empty() {
             let result = self.judge(&scene.plan, &todo);
-            self.settle(&scene, result).await;
-            return self.end(begun, Some(scene), result, Report { results: Vec::new() }, false);
+            self.settle(&mut scene, result).await;
+            let next = if waits(&scene.plan) { Next::Soon } else { Next::InTime };
+            return self.end(begun, Some(scene), result, Report { results: Vec::new() }, next);
         }
         self.publish(Some(&scene));
         let watch = Stopwatch::start();
@@ -123,36 +143,41 @@ impl Passes {
         let troubled = self.account(&report, &scene.in_force);
         let result = if troubled { PassResult::Troubled } else { PassResult::Progress };
         // Whatever was done, the next look says whether more is to do; what failed waits for its time.
-        let again = report.results.iter().any(|(_, outcome)| outcome.as_ref().is_none_or(|o| o.is_done() || is_unclear(o)));
-        self.end(begun, Some(scene), result, report, again)
+        let some = |is: fn(&Outcome) -> bool| report.results.iter().any(|(_, outcome)| outcome.as_ref().is_none_or(is));
+        let next = match (some(Outcome::is_done), some(is_unclear)) {
+            (true, _) => Next::AtOnce,
+            (false, true) => Next::Soon,
+            (false, false) => Next::InTime,
+        };
+        self.end(begun, Some(scene), result, report, next)
     }
 
     async fn follow(&mut self, now: Timestamp) {
-        let problem = self.following.problem().cloned();
+        let before = self.following.problem().cloned();
         if self.following.follow(now).await {
             // A new revision may have cured what failed.
             self.backoff.clear();
             let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
-            info!(revision, "a new revision is in force");
+            info!(revision, "a new revision was read");
         }
-        self.tell(problem.as_ref());
+        self.tell_problem(before.as_ref());
+        if before.is_some() && self.following.problem().is_none() {
+            info!("the source is sound again");
+        }
     }
 
-    /// Says once what is wrong with the source, and once that nothing is any more.
-    fn tell(&self, before: Option<&Problem>) {
-        match (before, self.following.problem()) {
-            (before, Some(now)) if before.is_none_or(|before| before.message != now.message) => {
-                warn!(kind = now.kind.word(), "the source: {}", now.message);
-            }
-            (Some(_), None) => info!("the source is sound again"),
-            (Some(_), Some(_)) | (None, None) | (None, Some(_)) => {}
+    /// What is wrong with the source is said once.
+    fn tell_problem(&self, before: Option<&Problem>) {
+        if let Some(now) = self.following.problem().filter(|now| before.is_none_or(|before| before.message != now.message)) {
+            warn!(kind = now.kind.word(), "the source: {}", now.message);
         }
     }
 
     async fn look(&mut self) -> Option<Scene> {
-        let in_force = self.following.in_force()?.clone();
+        let in_force = self.following.in_view()?.clone();
         let fleet = self.fleet_of(&in_force.desired);
         let live = fleet.observe().await;
+        fleet.look_times().iter().for_each(|(node, took)| self.shared.metrics.observed(node, *took));
         let record = remembered(&in_force.desired, &live);
         let plan = plan_unattended(&in_force.desired, &live);
         self.shared.metrics.plan_made(&plan);
@@ -197,7 +222,10 @@ impl Passes {
     /// Without what failed a moment ago.
     fn due(&self, plan: &Plan, now: Timestamp) -> Plan {
         let mut plan = plan.clone();
-        plan.steps.retain(|step| !self.backoff.waits(&step.subject, now));
+        // Where the fleet's record could not be written, nothing new is made: a node might not remember it.
+        let forgetful = self.backoff.waits(&Subject::Fleet, now);
+        let unmakeable = |step: &Step| forgetful && matches!(step.action, Action::CreateInstance(_));
+        plan.steps.retain(|step| !self.backoff.waits(&step.subject, now) && !unmakeable(step));
         plan
     }
 
@@ -227,11 +255,22 @@ impl Passes {
         let listen = Mutex::new(|event: Event<'_>| shared.heard(event, &revision));
         let work = schedule::run(todo, &*scene.fleet, Pace::default(), &stopped, &listen);
         tokio::pin!(work);
+        // At most one question to the source at a time, and no step waits for its answer.
+        let mut asked: Option<Pin<Box<dyn Future<Output = bool> + Send>>> = None;
         loop {
             tokio::select! {
-                report = &mut work => return report,
-                () = self.shared.trigger.notified(), if !*stop.borrow() => {
-                    if self.following.has_moved().await {
+                report = &mut work => {
+                    if asked.is_some() {
+                        self.shared.trigger.notify_one();
+                    }
+                    return report;
+                }
+                () = self.shared.trigger.notified(), if asked.is_none() && !*stop.borrow() => {
+                    asked = Some(Box::pin(self.following.has_moved()));
+                }
+                moved = async { match &mut asked { Some(asking) => asking.await, None => pending().await } } => {
+                    asked = None;
+                    if moved {
                         info!(revision, "a newer revision supersedes what has not begun");
                         stop.send_replace(true);
                     }
@@ -273,25 +312,23 @@ impl Passes {
     }
 
     /// Notes on the nodes that a revision was settled, once.
-    async fn settle(&self, scene: &Scene, result: PassResult) {
+    async fn settle(&self, scene: &mut Scene, result: PassResult) {
         let revision = scene.in_force.revision.to_string();
         let known = scene.record.settled.as_ref().is_some_and(|settled| settled.revision == revision);
         if result != PassResult::Settled || known || scene.record.generation == 0 {
             return;
         }
-        let settled = Settled { revision: revision.clone(), at: clock::now() };
-        let done = self
-            .remember(scene, |record| {
-                record.settled = Some(settled);
-                record.accepted = None;
-                record.suspended.tidy(clock::now());
-            })
-            .await;
-        match done {
+        let now = clock::now();
+        let mut record = FleetRecord::clone(&scene.record);
+        record.settled = Some(Settled { revision: revision.clone(), at: now });
+        record.accepted = None;
+        record.suspended.tidy(now);
+        let wanted = record.clone();
+        match self.remember(scene, |record| *record = wanted).await {
             Ok(()) => {
                 info!(revision, pass = self.number, "settled");
-                // The record is read again at once, so that status and metrics say so.
-                self.shared.trigger.notify_one();
+                // Status and metrics say so with this very pass.
+                scene.record = Arc::new(record);
             }
             Err(why) => warn!(revision, "that it is settled could not be noted: {why}"),
         }
@@ -310,7 +347,7 @@ impl Passes {
         }
     }
 
-    fn end(&mut self, begun: Timestamp, scene: Option<Scene>, result: PassResult, report: Report, again: bool) -> Ended {
+    fn end(&mut self, begun: Timestamp, scene: Option<Scene>, result: PassResult, report: Report, next: Next) -> Ended {
         let seconds = clock::now().duration_since(begun).as_secs_f64();
         let count = |wanted: fn(&Outcome) -> bool| {
             report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(wanted)).count() as u64
@@ -321,7 +358,7 @@ impl Passes {
         self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
         self.shared.metrics.pass_ended(&self.phases, result);
         self.publish(scene.as_ref());
-        Ended { result, again }
+        Ended { result, next }
     }
 
     /// Makes what is known now what `status` and the metrics say.
@@ -395,7 +432,7 @@ impl Passes {
     /// Answers a request between passes. Gives whether a pass should follow at once.
     pub async fn answer(&mut self, what: What) -> (Result<String, String>, bool) {
         match what {
-            What::Sync { wait: _ } => (Ok("a pass was taken".to_owned()), false),
+            What::Sync { wait: _ } => (Ok(self.last_pass()), false),
             What::Retry { name } => (self.retry(name), true),
             What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
             What::Suspend { name, by, reason, until } => {
@@ -413,6 +450,9 @@ impl Passes {
                 );
                 (self.change_record(said, move |record| suspend(&mut record.suspended, name, None)).await, true)
             }
+            What::Accept { revision } | What::Approve { revision } if Revision::new(&revision).is_err() => {
+                (Err(format!("{revision:?} is not a full revision: write all of its digits")), false)
+            }
             What::Accept { revision } => {
                 let said = format!("revision {revision} is accepted");
                 (self.change_record(said, move |record| record.accepted = Some(revision)).await, true)
@@ -424,6 +464,15 @@ impl Passes {
                 };
                 (self.change_record(said, approve).await, true)
             }
+        }
+    }
+
+    /// How the last pass ended, for whoever waited for it.
+    fn last_pass(&self) -> String {
+        let revision = self.following.in_force().map_or("no revision", |in_force| in_force.revision.as_str());
+        match &self.last {
+            Some(pass) => format!("pass {} at {revision}: {}", pass.number, pass.result.word()),
+            None => "no pass has ended yet".to_owned(),
         }
     }
 

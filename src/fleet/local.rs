@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use super::{Execute, Held, Observe};
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
-use crate::host::clock::{Deadline, Poll};
+use crate::host::clock::{Deadline, Poll, Stopwatch};
 use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
@@ -51,6 +51,8 @@ pub struct LocalFleet {
     seats: BTreeMap<NodeName, Seat>,
     fleet: Option<FleetName>,
     rights: Mutex<Rights>,
+    /// How long the last look at each node took.
+    looks: Mutex<BTreeMap<NodeName, Duration>>,
 }
 
 impl Surroundings {
@@ -84,7 +86,7 @@ impl LocalFleet {
             Place::Beyond(why) => Seat::Unseen(why.clone()),
         };
         let seats = places.iter().map(|(name, place)| (name.clone(), seat(place))).collect();
-        Self { seats, fleet: None, rights: Mutex::default() }
+        Self { seats, fleet: None, rights: Mutex::default(), looks: Mutex::default() }
     }
 
     /// Members of another fleet are then never touched, even if a plan said so.
@@ -97,6 +99,11 @@ impl LocalFleet {
     /// Gives the right to act back on every node.
     pub fn release(&self) {
         self.rights().clear();
+    }
+
+    /// How long the last look at each node took, whether it was seen or not.
+    pub fn look_times(&self) -> BTreeMap<NodeName, Duration> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn rights(&self) -> MutexGuard<'_, Rights> {
@@ -115,14 +122,17 @@ impl LocalFleet {
 impl Observe for LocalFleet {
     async fn observe(&self) -> Live {
         let looks = self.seats.iter().map(|(name, seat)| async move {
+            let watch = Stopwatch::start();
             let seen = match seat {
                 Seat::Here(performer) => node::look(performer.node()).await.map_err(|error| chain(&error)),
                 Seat::Unseen(why) => Err(why.clone()),
             };
-            (name.clone(), seen)
+            (name.clone(), seen, watch.elapsed())
         });
         let mut live = Live::default();
-        for (name, seen) in join_all(looks).await {
+        let mut times = BTreeMap::new();
+        for (name, seen, took) in join_all(looks).await {
+            times.insert(name.clone(), took);
             let node = match seen {
                 Ok((facts, binary)) => {
                     live.binaries.insert(binary.id, binary.facts);
@@ -132,6 +142,7 @@ impl Observe for LocalFleet {
             };
             live.nodes.insert(name, node);
         }
+        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = times;
         live
     }
 }

@@ -58,7 +58,14 @@ pub(super) fn decide(
         }
     }
     for (user, found) in strangers(place, wanted) {
-        remove(decision, name, place, running, user, found, undeclared);
+        match unwanted(place, user, undeclared) {
+            None => decision.notes.push(Note::UndeclaredUser { instance: name.clone(), user: user.clone() }),
+            // Only in the file: writing that anew is all it takes, and another step may do that already.
+            Some(_) if found.memory.is_absent() => {
+                unsaved.insert(user.clone());
+            }
+            Some(cause) => remove(decision, name, place, running, user, found, cause),
+        }
     }
     // Whatever sets or removes a user saves the file as well.
     let saved = decision.steps.len() > before;
@@ -103,6 +110,16 @@ fn set(
     }
 }
 
+/// Why a user that is not declared has to go; nothing: it may stay.
+fn unwanted(place: &Place<'_>, user: &UserName, undeclared: UndeclaredUsers) -> Option<Cause> {
+    let created_by_us = place.member.marker.applied.users.contains_key(user);
+    match (created_by_us, undeclared) {
+        (true, _) => Some(Cause::Requested),
+        (false, UndeclaredUsers::Remove) => Some(Cause::Drift),
+        (false, UndeclaredUsers::Keep) => None,
+    }
+}
+
 fn remove(
     decision: &mut Decision,
     name: &InstanceName,
@@ -110,17 +127,8 @@ fn remove(
     running: &Running,
     user: &UserName,
     found: &Twin<Arc<AclUser>>,
-    undeclared: UndeclaredUsers,
+    cause: Cause,
 ) {
-    let created_by_us = place.member.marker.applied.users.contains_key(user);
-    let cause = match (created_by_us, undeclared) {
-        (true, _) => Cause::Requested,
-        (false, UndeclaredUsers::Remove) => Cause::Drift,
-        (false, UndeclaredUsers::Keep) => {
-            decision.notes.push(Note::UndeclaredUser { instance: name.clone(), user: user.clone() });
-            return;
-        }
-    };
     let costs = decision.step(name, place.node, Action::RemoveUser { user: user.clone(), before: found.clone() }, cause);
     if found.memory.seen().is_some() && !Loss::of_everything().is_empty() {
         costs.push(closes(running, user));

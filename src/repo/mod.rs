@@ -30,6 +30,8 @@ use tree::At;
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
 /// How many hex digits of a revision are shown to people.
 const SHORT_DIGITS: usize = 12;
+/// How many hex digits the digest of a plain folder has; a commit's id has 40.
+const FOLDER_DIGITS: usize = 64;
 
 /// What is followed, and how.
 #[derive(Debug, Clone)]
@@ -86,7 +88,7 @@ impl Revision {
     /// When it is anything else; a short id could come to mean another commit.
     pub fn new(text: &str) -> Result<Self, SpecError> {
         let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if is_hex && matches!(text.len(), 40 | 64) {
+        if is_hex && matches!(text.len(), 40 | FOLDER_DIGITS) {
             Ok(Self(text.to_owned()))
         } else {
             Err(SpecError::Revision(text.chars().take(80).collect()))
@@ -95,6 +97,11 @@ impl Revision {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Is it the digest of a plain folder, which has no history?
+    pub fn is_of_folder(&self) -> bool {
+        self.0.len() == FOLDER_DIGITS
     }
 
     /// The beginning, as people read it.
@@ -162,9 +169,7 @@ impl Repo {
             }
             Location::Remote(url) => {
                 fetch::fetch(&self.spec, url).await?;
-                let branch = self.spec.branch.clone();
-                let at = At { path: fetch::mirror(&self.spec), shown: url.clone() };
-                blocking(move || tree::head(&at, &fetch::reference(&branch), &branch)).await
+                self.fetched(url).await
             }
             Location::Folder(path) => {
                 let path = path.clone();
@@ -172,6 +177,24 @@ impl Repo {
                 Ok(Head { revision, summary: String::new(), author: String::new(), committed_at: None })
             }
         }
+    }
+
+    /// The newest revision that is known without asking anybody: of a remote, what was last fetched.
+    ///
+    /// # Errors
+    /// When nothing was, or it cannot be read.
+    pub async fn known(&self) -> Result<Revision, RepoError> {
+        match &self.spec.location {
+            Location::Local(_) | Location::Folder(_) => self.head().await,
+            Location::Remote(url) => self.fetched(url).await,
+        }
+        .map(|head| head.revision)
+    }
+
+    async fn fetched(&self, url: &str) -> Result<Head, RepoError> {
+        let branch = self.spec.branch.clone();
+        let at = At { path: fetch::mirror(&self.spec), shown: url.to_owned() };
+        blocking(move || tree::head(&at, &fetch::reference(&branch), &branch)).await
     }
 
     /// Who signed a revision.

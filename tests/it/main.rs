@@ -14,6 +14,7 @@ mod bad_input;
 mod cli;
 mod contract;
 mod crash;
+mod daemon;
 mod deploy;
 mod drift;
 mod http;

@@ -90,11 +90,16 @@ impl Site {
     }
 
     pub fn declare(&self, tables: &str) {
+        self.write("fleet.toml", self.text("", tables));
+    }
+
+    /// The whole text; `fleet` are further keys of the fleet's own table.
+    pub fn text(&self, fleet: &str, tables: &str) -> String {
         let (first, last) = (self.first_port, self.first_port + PORTS - 1);
-        let head = format!(
-            "[fleet]\nname = \"prod\"\n[nodes.here]\nlocal = \"./state\"\n[shards.a]\nnodes = [\"here\"]\nports = \"{first}-{last}\"\n"
-        );
-        self.write("fleet.toml", format!("{head}{tables}"));
+        format!(
+            "[fleet]\nname = \"prod\"\n{fleet}[nodes.here]\nlocal = \"./state\"\n[shards.a]\nnodes = [\"here\"]\nports = \"{first}-{last}\"\n\
+             {tables}"
+        )
     }
 
     pub fn write(&self, below: &str, text: impl AsRef<[u8]>) {

@@ -9,16 +9,16 @@ use valkeeper::repo::{FetchFault, Location, Repo, RepoError, Spec};
 
 use super::{World, head, run, texts};
 
-const TOKEN: &str = "hunter2-0123456789abcdef";
+pub const TOKEN: &str = "hunter2-0123456789abcdef";
 
 /// Ends with the test.
-struct Server {
-    port: u16,
+pub struct Server {
+    pub port: u16,
     process: Child,
 }
 
 impl Server {
-    fn start(world: &World) -> Self {
+    pub fn start(world: &World) -> Self {
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem"];
         let names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"];
         let args = [&["req", "-x509", "-days", "2", "-out", "ca.pem"][..], &key, &names].concat();

@@ -1,10 +1,10 @@
 //! Following a source, against real git, sshd, an https server, ssh-keygen and gpg.
 
 mod folder;
-mod https;
+pub mod https;
 mod local;
-mod signed;
-mod ssh;
+pub mod signed;
+pub mod ssh;
 mod watch;
 
 use std::path::{Path, PathBuf};

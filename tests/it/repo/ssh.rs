@@ -12,13 +12,13 @@ use super::{World, head, run, texts};
 use crate::support::free_port;
 
 /// An sshd that lets the user of this test in with the key `user_key`; ends with the test.
-struct Sshd {
-    port: u16,
+pub struct Sshd {
+    pub port: u16,
     process: Child,
 }
 
 impl Sshd {
-    fn start(world: &World) -> Self {
+    pub fn start(world: &World) -> Self {
         for key in ["host_key", "user_key", "other_key"] {
             run("ssh-keygen", world.folder.path(), &["-q", "-t", "ed25519", "-N", "", "-f", key], &[]);
         }
@@ -55,7 +55,7 @@ impl Drop for Sshd {
     }
 }
 
-fn user() -> String {
+pub fn user() -> String {
     run("id", &PathBuf::from("/"), &["-un"], &[])
 }
 

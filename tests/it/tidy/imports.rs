@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "daemon::status",
             "metrics",
             "http",
+            "reconcile",
             "roots",
             "repo",
             "desired",

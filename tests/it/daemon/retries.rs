@@ -1,0 +1,103 @@
+//! What fails is tried again with a growing delay, never in a hot loop, and holds up nothing else.
+
+use std::fs;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::{PASSWORD, Post, instance, is_settled};
+use crate::site::Site;
+use crate::support::{Tmpfs, free_port};
+
+/// The server refuses these values only when it starts, so the first step fails.
+fn bad() -> String {
+    instance("bad", "oom-score-adj-values = \"1 2\"")
+}
+
+#[test]
+fn what_fails_is_tried_again_with_a_growing_delay_and_told_once() {
+    let post = Post::new(&(instance("good", "hz = 11") + &bad()));
+    let daemon = post.start();
+    let status = daemon.until("failed three times", |status| status["instances"]["bad"]["attempts"].as_u64() >= Some(3));
+    let failed = &status["instances"]["bad"];
+    assert_eq!(failed["state"], "failed", "{status:#}");
+    assert_eq!(status["instances"]["good"]["state"], "active", "{status:#}");
+    assert!(!failed["retry_at"].is_null() && failed["message"].as_str().unwrap().contains("oom-score-adj-values"), "{status:#}");
+    // Attempts at 0 s, 1 s and 3 s; the next comes at 7 s.
+    assert!(daemon.passes() < 14, "{} passes for three attempts", daemon.passes());
+    assert_eq!(daemon.log().lines().filter(|line| line.contains("WARN")).count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.series("valkeeper_instance_state{instance=\"bad\",state=\"failed\"}"), Some(1.0));
+    assert!(daemon.series("valkeeper_instance_failed_attempts{instance=\"bad\"}") >= Some(3.0));
+    daemon.say(&post.site, &["status", "--short"]).expect(1).says("1 failed");
+    let quiet = daemon.passes();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(daemon.passes() <= quiet + 1, "a hot loop");
+
+    daemon.say(&post.site, &["retry", "good"]).expect(1).says("good has not failed");
+    let tried = || daemon.series("valkeeper_steps_total{kind=\"create-instance\",outcome=\"failed\"}").unwrap();
+    let before = tried();
+    daemon.say(&post.site, &["retry", "bad"]).expect(0);
+    daemon.until("tried again at once", |_| tried() >= before + 3.0);
+
+    // A new revision is tried at once.
+    let revision = post.commit(&(instance("good", "hz = 11") + &instance("bad", "hz = 11")));
+    let took = daemon.settles(&revision);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let status = daemon.status();
+    assert_eq!(status["instances"]["bad"]["state"], "active");
+    assert_eq!(status["instances"]["bad"]["message"], serde_json::Value::Null);
+    assert_eq!(daemon.series("valkeeper_instance_failed_attempts{instance=\"bad\"}"), Some(0.0));
+    post.site.client("bad", "app", PASSWORD);
+}
+
+#[test]
+fn a_declaration_that_the_server_would_refuse_is_named_and_the_others_are_kept() {
+    let post = Post::new(&(instance("good", "hz = 11") + &instance("bad", "nonsense = 1")));
+    let daemon = post.start();
+    let status = daemon.sync();
+    assert_eq!(status["instances"]["good"]["state"], "active", "{status:#}");
+    assert_eq!(status["instances"]["bad"]["held"][0]["reason"], "refused", "{status:#}");
+    daemon.sync();
+    assert_eq!(daemon.logged("nonsense"), 1, "{}", daemon.log());
+}
+
+#[test]
+fn an_instance_whose_port_a_stranger_has_is_held_until_it_is_free() {
+    let port = free_port();
+    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let declared = instance("one", "hz = 11").replacen("shard", &format!("port = {port}\nshard"), 1);
+    let post = Post::new(&(declared + &instance("two", "hz = 11")));
+    let daemon = post.start();
+    let status = daemon.sync();
+    assert_eq!(status["instances"]["one"]["held"][0]["reason"], "port-taken", "{status:#}");
+    assert_eq!(status["instances"]["one"]["state"], "pending", "{status:#}");
+    assert_eq!(status["instances"]["two"]["state"], "active", "{status:#}");
+    assert!(status["settled"].is_null());
+    drop(stranger);
+    assert!(is_settled(&daemon.sync(), post.git.at("HEAD").as_str()));
+    assert_eq!(post.site.port("one"), port);
+}
+
+/// Nothing is made that the fleet might not remember, however often it is tried.
+#[test]
+fn a_full_disk_is_reported_and_nothing_is_made_behind_the_record() {
+    let Some(disk) = Tmpfs::new("1m") else { return };
+    let mut post = Post::bare();
+    post.site = Site::below(disk.folder.path(), "");
+    let filler = disk.folder.path().join("filler");
+    post.commit(&instance("one", "hz = 11"));
+    let daemon = post.start_logging_to(&post.git.path("log"), |_| {
+        fs::create_dir(post.site.path("state")).unwrap();
+        let _full = fs::write(&filler, vec![1; 2 << 20]);
+    });
+    let status = daemon.until("troubled", |status| status["last_pass"]["result"] == "troubled");
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(daemon.passes() < 14, "a hot loop: {}", daemon.passes());
+    assert_eq!(post.servers(), 0, "{status:#}");
+    assert!(!post.site.path("state/instances/one.toml").exists());
+    assert!(daemon.log().contains("no space is left"), "{}", daemon.log());
+    assert!(daemon.log().lines().filter(|line| line.contains("WARN")).count() <= 2, "{}", daemon.log());
+    fs::remove_file(filler).unwrap();
+    daemon.say(&post.site, &["retry"]).expect(0);
+    let revision = post.git.at("HEAD").to_string();
+    daemon.settles(&revision);
+}
