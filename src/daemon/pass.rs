@@ -120,6 +120,7 @@ impl Passes {
             return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, next);
         }
         self.news.tell(&scene.plan, self.number);
+        self.forget_failures(&scene.plan);
         self.take_turn(&scene).await;
         let todo = self.due(&scene.plan, begun);
         if self.watching.is_some() || todo.steps.is_empty() {
@@ -148,7 +149,7 @@ impl Passes {
         let before = self.following.problem().cloned();
         if self.following.follow(now).await {
             // A new revision may have cured what failed.
-            self.backoff.clear();
+            self.backoff.hasten(now);
             let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
             info!(revision, "a new revision was read");
         }
@@ -208,6 +209,13 @@ impl Passes {
                 Some(why) => warn!("only watching: {why}"),
                 None => info!("acting on the nodes"),
             }
+        }
+    }
+
+    /// Where nothing is to be done any more, there is nothing to try again: somebody else put it right, or holds it.
+    fn forget_failures(&mut self, plan: &Plan) {
+        for subject in self.backoff.keep(|subject| plan.steps.iter().any(|step| step.subject == *subject)) {
+            info!(revision = plan.revision, pass = self.number, "{}: nothing is left to try", name(&subject));
         }
     }
 
@@ -294,7 +302,7 @@ impl Passes {
                         other.subject == step.subject && outcome.as_ref().is_none_or(|outcome| !outcome.is_done())
                     };
                     if !report.results.iter().any(more) && self.backoff.succeeded(&step.subject) {
-                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", subject(step));
+                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", name(&step.subject));
                     }
                 }
                 Some(Outcome::Pending(_) | Outcome::Conflict(_)) | None => {}
@@ -365,11 +373,6 @@ impl Passes {
                 suspended: &scene.record.suspended,
                 before: &self.instances,
                 now,
-            });
-            let instances = &self.instances;
-            self.backoff.keep(|subject| match subject {
-                Subject::Fleet => true,
-                Subject::Instance(name) => instances.contains_key(name),
             });
             self.nodes = nodes(&scene.live, &self.nodes, now);
         }
@@ -453,10 +456,12 @@ impl Passes {
     fn retry(&mut self, name: Option<InstanceName>) -> Result<String, String> {
         match name {
             None => {
-                self.backoff.clear();
+                self.backoff.hasten(clock::now());
                 Ok("everything that failed is tried again".to_owned())
             }
-            Some(name) if self.backoff.succeeded(&Subject::Instance(name.clone())) => Ok(format!("{name} is tried again")),
+            Some(name) if self.backoff.hasten_one(&Subject::Instance(name.clone()), clock::now()) => {
+                Ok(format!("{name} is tried again"))
+            }
             Some(name) => Err(format!("{name} has not failed")),
         }
     }
@@ -506,8 +511,8 @@ fn is_unclear(outcome: &Outcome) -> bool {
     }
 }
 
-fn subject(step: &Step) -> String {
-    match &step.subject {
+fn name(subject: &Subject) -> String {
+    match subject {
         Subject::Fleet => "the fleet's record".to_owned(),
         Subject::Instance(name) => name.to_string(),
     }
