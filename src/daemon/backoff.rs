@@ -44,9 +44,17 @@ impl Backoff {
         self.failures.remove(subject).is_some()
     }
 
-    /// Everything is tried again at once: a new revision may have cured it.
-    pub fn clear(&mut self) {
-        self.failures.clear();
+    /// Everything is tried again at once: a new revision may have cured it. What failed stays so until it succeeds.
+    pub fn hasten(&mut self, now: Timestamp) {
+        for failure in self.failures.values_mut() {
+            (failure.due, failure.attempts) = (now, 0);
+        }
+    }
+
+    /// The same for one subject. Gives whether it had failed.
+    pub fn hasten_one(&mut self, subject: &Subject, now: Timestamp) -> bool {
+        let failure = self.failures.get_mut(subject);
+        failure.map(|failure| (failure.due, failure.attempts) = (now, 0)).is_some()
     }
 
     /// Must this subject still wait?
@@ -64,9 +72,9 @@ impl Backoff {
         self.failures.values().map(|failure| failure.due).min()
     }
 
-    /// Drops subjects that no plan speaks of any more.
-    pub fn keep(&mut self, known: impl Fn(&Subject) -> bool) {
-        self.failures.retain(|subject, _| known(subject));
+    /// Drops subjects for which nothing is to be done any more, and gives them.
+    pub fn keep(&mut self, known: impl Fn(&Subject) -> bool) -> Vec<Subject> {
+        self.failures.extract_if(.., |subject, _| !known(subject)).map(|(subject, _)| subject).collect()
     }
 }
 

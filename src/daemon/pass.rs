@@ -125,6 +125,7 @@ impl Passes {
             return self.end(begun, Some(scene), PassResult::Blind, Report { results: Vec::new() }, next);
         }
         self.news.tell(&scene.plan, self.number);
+        self.forget_failures(&scene.plan);
         self.take_turn(&scene).await;
         let todo = self.due(&scene.plan, begun);
         if self.watching.is_some() || todo.steps.is_empty() {
@@ -153,7 +154,7 @@ impl Passes {
         let before = self.following.problem().cloned();
         if self.following.follow(now).await {
             // A new revision may have cured what failed.
-            self.backoff.clear();
+            self.backoff.hasten(now);
             let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
             info!(revision, "a new revision was read");
         }
@@ -213,6 +214,13 @@ impl Passes {
                 Some(why) => warn!("only watching: {why}"),
                 None => info!("acting on the nodes"),
             }
+        }
+    }
+
+    /// Where nothing is to be done any more, there is nothing to try again: somebody else put it right, or holds it.
+    fn forget_failures(&mut self, plan: &Plan) {
+        for subject in self.backoff.keep(|subject| plan.steps.iter().any(|step| step.subject == *subject)) {
+            info!(revision = plan.revision, pass = self.number, "{}: nothing is left to try", name(&subject));
         }
     }
 
@@ -299,7 +307,7 @@ impl Passes {
                         other.subject == step.subject && outcome.as_ref().is_none_or(|outcome| !outcome.is_done())
                     };
                     if !report.results.iter().any(more) && self.backoff.succeeded(&step.subject) {
-                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", subject(step));
+                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", name(&step.subject));
                     }
                 }
                 Some(Outcome::Pending(_) | Outcome::Conflict(_)) | None => {}
@@ -371,11 +379,6 @@ impl Passes {
                 before: &self.instances,
                 now,
             });
-            let instances = &self.instances;
-            self.backoff.keep(|subject| match subject {
-                Subject::Fleet => true,
-                Subject::Instance(name) => instances.contains_key(name),
-            });
             self.nodes = nodes(&scene.live, &self.nodes, now);
         }
         let record = scene.map(|scene| &scene.record);
@@ -417,8 +420,8 @@ fn is_unclear(outcome: &Outcome) -> bool {
     }
 }
 
-fn subject(step: &Step) -> String {
-    match &step.subject {
+fn name(subject: &Subject) -> String {
+    match subject {
         Subject::Fleet => "the fleet's record".to_owned(),
         Subject::Instance(name) => name.to_string(),
     }

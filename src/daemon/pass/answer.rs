@@ -65,10 +65,12 @@ impl Passes {
     fn retry(&mut self, name: Option<InstanceName>) -> Result<String, String> {
         match name {
             None => {
-                self.backoff.clear();
+                self.backoff.hasten(clock::now());
                 Ok("everything that failed is tried again".to_owned())
             }
-            Some(name) if self.backoff.succeeded(&Subject::Instance(name.clone())) => Ok(format!("{name} is tried again")),
+            Some(name) if self.backoff.hasten_one(&Subject::Instance(name.clone()), clock::now()) => {
+                Ok(format!("{name} is tried again"))
+            }
             Some(name) => Err(format!("{name} has not failed")),
         }
     }
