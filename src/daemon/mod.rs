@@ -76,6 +76,11 @@ const JITTER: f64 = 0.05;
 const AT_ONCE_MAX: u32 = 50;
 /// The breath.
 const BREATH: Duration = Duration::from_secs(1);
+/// So many new revisions within so long are a storm: then most of them are passed over.
+const STORM_REVISIONS: usize = 4;
+const STORM_WINDOW: Duration = Duration::from_secs(5);
+/// How long no trigger is followed in a storm. Who asks for a pass is still heard.
+const STORM_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a daemon that only watches looks whether it may act.
 const WATCHING: Duration = Duration::from_secs(2);
 /// A loop that shows no life for so long hangs: beyond the deadline of a step and of a fetch together.
@@ -101,7 +106,8 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
     let mut requests = Requests { queue: requests, waiting: VecDeque::new(), for_pass: Vec::new() };
-    let (mut in_a_row, mut woken, mut since_asked) = (0, true, Stopwatch::start());
+    let (mut in_a_row, mut storm) = (0, Storm::default());
+    let (mut woken, mut since_asked) = (true, Stopwatch::start());
     loop {
         // What is retried, or only watched, does not ask the source each time.
         let follow = woken || since_asked.elapsed() >= options.poll.mul_f64(1.0 - JITTER);
@@ -123,26 +129,49 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
             requests.answer_for_pass(&mut passes).await;
         }
         let asked = requests.take_for_pass();
-        woken = again || asked;
-        if woken && !breathless {
+        let storm = storm.is_on(passes.revisions()) && !asked;
+        woken = again || asked || storm;
+        if (again || asked) && !breathless && !storm {
             continue;
         }
-        let pause = if again { BREATH } else { pause(&options, &passes, ended) };
+        let pause = match (storm, again) {
+            (true, _) => STORM_PAUSE,
+            (false, true) => BREATH,
+            (false, false) => pause(&options, &passes, ended),
+        };
         passes.waits(pause);
         let wake = async {
             tokio::select! {
-                () = shared.trigger.notified() => {}
+                () = shared.trigger.notified(), if !storm => {}
                 _ = hangup.recv() => reload(&still_sound),
             }
         };
         tokio::select! {
-            early = requests.rest(&mut passes, &shared, pause, wake) => woken = early,
+            early = requests.rest(&mut passes, &shared, pause, wake) => woken = early || storm,
             () = stop.asked() => break,
         }
     }
     systemd::stopping();
     info!("stopped; the servers run on");
     Ok(())
+}
+
+/// When the latest new revisions came.
+#[derive(Default)]
+struct Storm {
+    seen: u64,
+    recent: VecDeque<Stopwatch>,
+}
+
+impl Storm {
+    fn is_on(&mut self, revisions: u64) -> bool {
+        if revisions > self.seen {
+            self.recent.push_back(Stopwatch::start());
+        }
+        self.seen = revisions;
+        self.recent.retain(|came| came.elapsed() < STORM_WINDOW);
+        self.recent.len() >= STORM_REVISIONS
+    }
 }
 
 /// What people asked for.

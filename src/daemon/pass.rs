@@ -43,6 +43,7 @@ pub struct Passes {
     backoff: Backoff,
     news: News,
     number: u64,
+    revisions: u64,
     started: Timestamp,
     instances: BTreeMap<InstanceName, InstanceStatus>,
     nodes: BTreeMap<NodeName, NodeStatus>,
@@ -88,6 +89,7 @@ impl Passes {
             backoff: Backoff::default(),
             news: News::default(),
             number: 0,
+            revisions: 0,
             started: clock::now(),
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -97,6 +99,11 @@ impl Passes {
             phases: Vec::new(),
             shared,
         }
+    }
+
+    /// How many revisions were new since the start.
+    pub fn revisions(&self) -> u64 {
+        self.revisions
     }
 
     /// Takes one pass. Requests that arrive while it acts stop what has not begun and are kept in `waiting`.
@@ -155,6 +162,7 @@ impl Passes {
         if self.following.follow(now).await {
             // A new revision may have cured what failed.
             self.backoff.hasten(now);
+            self.revisions += 1;
             let revision = self.following.in_force().map(|in_force| in_force.revision.to_string());
             info!(revision, "a new revision was read");
         }
@@ -257,7 +265,8 @@ impl Passes {
         let (stop, stopped) = watch::channel(false);
         let shared = &self.shared;
         let revision = scene.in_force.revision.to_string();
-        let listen = Mutex::new(|event: Event<'_>| shared.heard(event, &revision));
+        let pass = self.number;
+        let listen = Mutex::new(|event: Event<'_>| shared.heard(event, &revision, pass));
         let work = schedule::run(todo, &*scene.fleet, Pace::default(), &stopped, &listen);
         tokio::pin!(work);
         // At most one question to the source at a time, and no step waits for its answer.
@@ -299,7 +308,8 @@ impl Passes {
                     troubled = true;
                     let message = format!("{}: {outcome}", crate::plan::show::step_line(step));
                     if self.backoff.failed(&step.subject, message.clone(), clock::now()) {
-                        warn!(revision = %in_force.revision, pass = self.number, node = %step.node, "{message}");
+                        let (instance, kind) = (name(&step.subject), step.action.kind());
+                        warn!(revision = %in_force.revision, pass = self.number, node = %step.node, instance, step = kind, "{message}");
                     }
                 }
                 Some(Outcome::Done | Outcome::AlreadyDone) => {

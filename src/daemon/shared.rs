@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// A step began or ended.
-    pub fn heard(&self, event: Event<'_>, revision: &str) {
+    pub fn heard(&self, event: Event<'_>, revision: &str, pass: u64) {
         self.beats();
         match event {
             Event::Begun { .. } => {}
@@ -76,7 +76,7 @@ impl Shared {
                         Subject::Instance(name) => name.as_str(),
                     };
                     let (node, kind, line) = (step.node.as_str(), step.action.kind(), step_line(step));
-                    info!(revision, instance, node, step = kind, attempt, seconds, again, "{line}: {outcome}");
+                    info!(revision, pass, instance, node, step = kind, attempt, seconds, again, "{line}: {outcome}");
                 }
             }
         }

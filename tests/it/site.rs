@@ -166,7 +166,7 @@ impl Site {
     /// The same, or why it is not let in.
     pub fn client_or_refusal(&self, instance: &str, user: &str, password: &str) -> Result<Client, String> {
         let mut client = Client::to(self.port(instance)).map_err(|error| error.to_string())?;
-        let reply = client.ask(&format!("AUTH {user} {password}"));
+        let reply = client.try_ask(&format!("AUTH {user} {password}")).ok_or("closed")?;
         if reply == "+OK" { Ok(client) } else { Err(reply) }
     }
 

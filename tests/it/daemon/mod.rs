@@ -257,20 +257,22 @@ fn ask(mut stream: impl std::io::Read + std::io::Write, method: &str, path: &str
     let text =
         format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}");
     stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap_or(answer.len());
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+    let body = answer.get(end + 4..).unwrap_or_default();
     let body = if head.contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_owned() };
-    (code, body)
+    (code, String::from_utf8(body).unwrap())
 }
 
-fn unchunked(mut text: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = text.split_once("\r\n") {
-        let size = usize::from_str_radix(size.trim(), 16).unwrap();
-        whole.push_str(&rest[..size]);
-        text = rest[size..].trim_start_matches("\r\n");
+fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|bytes| bytes == b"\r\n") {
+        let size = usize::from_str_radix(str::from_utf8(&bytes[..end]).unwrap().trim(), 16).unwrap();
+        whole.extend(&bytes[end + 2..end + 2 + size]);
+        bytes = &bytes[end + 2 + size + 2..];
         if size == 0 {
             break;
         }
