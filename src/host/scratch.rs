@@ -46,6 +46,8 @@ const PREFIX: &str = "valkeeper-scratch-";
 const CONFIG: &str = "scratch.conf";
 const LOG: &str = "scratch.log";
 const OWNER: &str = "owner";
+/// How old a folder is before it may count as left behind.
+const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 
 impl Scratch {
     /// Starts `binary` with these directives and nothing of ours but the socket, and waits until it answers.
@@ -111,9 +113,10 @@ pub fn sweep(below: &Path, binary: &Path) {
     let mine = rustix::process::getuid().as_raw();
     let left = files::names(below).unwrap_or_default().into_iter().filter(|name| name.starts_with(PREFIX));
     for folder in left.map(|name| below.join(name)) {
-        let is_mine = fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir() && meta.uid() == mine);
-        // A folder without this file was made a moment ago, or its removal is under way.
-        if !is_mine || !files::exists(&folder.join(OWNER)) {
+        // A young one may belong to a process that has made its owner file and not locked it yet.
+        let old = |meta: &fs::Metadata| meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE_MIN));
+        let is_left = |meta: fs::Metadata| meta.is_dir() && meta.uid() == mine && old(&meta);
+        if !fs::symlink_metadata(&folder).is_ok_and(is_left) || !files::exists(&folder.join(OWNER)) {
             continue;
         }
         let Ok(_abandoned) = lock::acquire(&folder.join(OWNER), "a sweep of valkeeper") else { continue };
@@ -140,7 +143,12 @@ mod tests {
         };
         let (left, used, new) = (folder("left"), folder("used"), folder("new"));
         drop(lock::acquire(&left.join(OWNER), "gone").unwrap());
+        drop(lock::acquire(&new.join(OWNER), "about to lock it").unwrap());
         let _used = lock::acquire(&used.join(OWNER), "here").unwrap();
+        for folder in [&left, &used] {
+            let long_ago = std::time::SystemTime::now() - LEFTOVER_AGE_MIN * 2;
+            fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
+        }
         fs::create_dir(below.path().join("another")).unwrap();
         sweep(below.path(), Path::new("/usr/bin/valkey-server"));
         assert!(!left.exists() && used.exists() && new.exists() && below.path().join("another").exists());
