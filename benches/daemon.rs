@@ -133,10 +133,18 @@ struct Footprint {
 struct Daemon {
     process: Child,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // Its folder goes too, so this is the last chance to learn what happened.
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let end: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("how the daemon ended, if it did by itself: {:?}; the end of its log:", self.process.try_wait());
+            end.into_iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
         let _gone_already = self.process.kill();
         let _gone_already = self.process.wait();
     }
@@ -146,7 +154,7 @@ impl Daemon {
     fn start(world: &World) -> Self {
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string();
         let socket = world.path().join("control.sock");
-        let log = File::create(world.path().join("daemon.log")).expect("a log");
+        let log = world.path().join("daemon.log");
         let process = Command::new(env!("CARGO_BIN_EXE_valkeeper"))
             .arg("run")
             .arg("--repo")
@@ -157,13 +165,13 @@ impl Daemon {
             .arg(&socket)
             .args(["--listen", &listen])
             .stdin(Stdio::null())
-            .stderr(log)
+            .stderr(File::create(&log).expect("a log"))
             .spawn()
             .expect("valkeeper");
-        let daemon = Self { process, socket };
+        let daemon = Self { process, socket, log };
         let begun = Instant::now();
         while !daemon.socket.exists() {
-            assert!(begun.elapsed() < PATIENCE, "the daemon does not begin: {}", world.path().join("daemon.log").display());
+            assert!(begun.elapsed() < PATIENCE, "the daemon does not begin");
             std::thread::sleep(Duration::from_millis(5));
         }
         daemon.await_settled(&head(world));
