@@ -96,12 +96,14 @@ fn what_a_suspension_may_not_be_is_said() {
     let bad = [
         (&["suspend", "one", "--reason", "x", "--for", "soon"][..], "is not a duration"),
         (&["suspend", "one", "--reason", "x", "--for", "31d"], "30 days"),
+        (&["suspend", "oen", "--reason", "x", "--for", "1h"], "no instance oen"),
+        (&["suspend", "one", "--reason", " ", "--for", "1h"], "--reason"),
         (&["suspend", "One!", "--reason", "x", "--for", "1h"], "One!"),
     ];
     for (args, words) in bad {
         daemon.say(&post.site, args).expect(1).says(words);
     }
-    daemon.say(&post.site, &["suspend", "--for", "1h"]).expect(2).says("--reason");
+    daemon.say(&post.site, &["suspend", "--for", "1h"]).expect(1).says("--reason");
     assert!(daemon.status()["suspended"].is_null());
 }
 
