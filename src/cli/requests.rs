@@ -73,16 +73,18 @@ pub(crate) async fn suspend(args: SuspendArgs) -> anyhow::Result<Exit> {
     let duration = parse_duration(&args.duration).filter(|duration| !duration.is_zero());
     let duration = duration.with_context(|| format!("{:?} is not a duration such as 2h or 45m", args.duration))?;
     anyhow::ensure!(duration <= SUSPENSION_MAX, "a suspension lasts 30 days at most: set mode = \"observe\" for longer");
+    anyhow::ensure!(!args.reason.trim().is_empty(), "say why (--reason): those who find the instance left alone will wonder");
+    let name = named(args.name.as_deref())?;
+    if let Some(name) = &name {
+        // With a typing error the instance that is worked on by hand would be put right under that hand.
+        let known = args.socket.status().await?.instances.contains_key(name);
+        anyhow::ensure!(known, "there is no instance {name}: `valkeeper status` lists them");
+    }
     let until = crate::daemon::backoff::later(crate::host::clock::now(), duration);
-    // People read it; nobody suspends to the nanosecond.
-    let until = until.round(jiff::Unit::Second).unwrap_or(until);
-    let request = Request {
-        name: named(args.name.as_deref())?,
-        by: Some(roots::user()),
-        reason: Some(args.reason),
-        until: Some(until),
-        ..Request::default()
-    };
+    // People read it; nobody suspends to the nanosecond. Never shorter than asked for.
+    let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Ceil);
+    let until = until.round(whole_seconds).unwrap_or(until);
+    let request = Request { name, by: Some(roots::user()), reason: Some(args.reason), until: Some(until), ..Request::default() };
     say(&args.socket, "suspend", &request).await
 }
 

@@ -180,6 +180,13 @@ fn read_folder(reader: &mut Reader<'_>, field: Field<'_>) -> Option<String> {
         reader.push(Problem::new(title, written.at, "empty, or with a control character"));
         return None;
     }
+    // It would be a folder of that name, and `rm -r ~` the way to be rid of it.
+    if written.value.starts_with('~') {
+        let title = format!("local takes {}", field.key.shape.expected());
+        let problem = Problem::new(title, written.at, "'~' is not expanded: there is no shell here");
+        reader.push(problem.help("write the whole path, or one relative to the folder of this file"));
+        return None;
+    }
     Some(written.value.to_owned())
 }
 

@@ -90,16 +90,32 @@ fn twice(header: &str, first: Origin, second: Origin) -> Problem {
         .help("each table is defined once over all files, with all that stands below it")
 }
 
-/// Two nodes that are one host would fight over the same files.
+/// Where a node is, as far as the text tells: links are followed when the folder is opened.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Place<'a> {
+    Local(Vec<&'a str>),
+    Ssh(&'a str),
+}
+
+impl Place<'_> {
+    fn is_in(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Local(inner), Self::Local(outer)) => inner.starts_with(outer),
+            (Self::Ssh(_), Self::Ssh(_)) | (Self::Local(_), Self::Ssh(_)) | (Self::Ssh(_), Self::Local(_)) => false,
+        }
+    }
+}
+
+/// Two nodes that are one host would fight over the same files, and so would one whose folder lies in another's.
 fn check_nodes(nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Problem>) {
-    let mut known: HashMap<String, (&NodeName, Origin)> = HashMap::new();
+    let mut known: BTreeMap<Place<'_>, (&NodeName, Origin)> = BTreeMap::new();
     let mut in_order: Vec<_> = nodes.iter().collect();
     in_order.sort_by_key(|(_, (at, _))| *at);
     for (name, (at, node)) in in_order {
         let place = match &node.reach {
             Reach::Local(folder) if folder.is_empty() => continue,
-            Reach::Local(folder) => format!("local {}", folder.trim_start_matches("./").trim_end_matches('/')),
-            Reach::Ssh(destination) => format!("ssh {destination}"),
+            Reach::Local(folder) => Place::Local(folder.split('/').filter(|part| !matches!(*part, "" | ".")).collect()),
+            Reach::Ssh(destination) => Place::Ssh(destination),
         };
         match known.get(&place) {
             Some((first, first_at)) => {
@@ -110,6 +126,18 @@ fn check_nodes(nodes: &Declared<NodeName, DesiredNode>, problems: &mut Vec<Probl
             None => {
                 known.insert(place, (name, *at));
             }
+        }
+    }
+    // In their order, what lies in a folder comes right behind it.
+    let mut outer = None;
+    for (place, (name, at)) in &known {
+        match outer {
+            Some((around, other, other_at)) if place.is_in(around) => {
+                let title = format!("the folder of node {:?} lies in that of node {:?}", name.as_str(), NodeName::as_str(other));
+                let problem = Problem::new(title, *at, "inside").other(other_at, "outside");
+                problems.push(problem.help("give each node a folder of its own, beside the others"));
+            }
+            Some(_) | None => outer = Some((place, *name, *at)),
         }
     }
 }

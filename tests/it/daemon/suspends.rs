@@ -96,6 +96,8 @@ fn what_a_suspension_may_not_be_is_said() {
     let bad = [
         (&["suspend", "one", "--reason", "x", "--for", "soon"][..], "is not a duration"),
         (&["suspend", "one", "--reason", "x", "--for", "31d"], "30 days"),
+        (&["suspend", "oen", "--reason", "x", "--for", "1h"], "no instance oen"),
+        (&["suspend", "one", "--reason", " ", "--for", "1h"], "--reason"),
         (&["suspend", "One!", "--reason", "x", "--for", "1h"], "One!"),
     ];
     for (args, words) in bad {
