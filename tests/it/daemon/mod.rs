@@ -295,10 +295,6 @@ fn soak() -> bool {
     std::env::var_os("VALKEEPER_SOAK").is_some()
 }
 
-fn git(folder: &Path, args: &[&str]) -> String {
-    crate::repo::run("git", folder, args, &[])
-}
-
 /// A program whose input is a text.
 fn feed(mut command: Command, input: &str) {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
