@@ -322,7 +322,12 @@ pub struct Tmpfs {
 
 impl Tmpfs {
     pub fn new(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), size)
+    }
+
+    /// In a new folder below this one.
+    pub fn below(folder: &Path, size: &str) -> Option<Self> {
+        let folder = tempfile::Builder::new().prefix("disk").tempdir_in(folder).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
         if mount.status().is_ok_and(|status| status.success()) {

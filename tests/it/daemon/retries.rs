@@ -139,3 +139,41 @@ fn a_full_disk_is_reported_and_nothing_is_made_behind_the_record() {
     let revision = post.git.at("HEAD").to_string();
     daemon.settles(&revision);
 }
+
+#[test]
+fn a_record_that_cannot_be_read_makes_its_node_unseen() {
+    let post = Post::new(&instance("one", "hz = 11"));
+    fs::create_dir_all(post.site.path("state/fleet-prod.toml/x")).unwrap();
+    let daemon = post.start();
+    for _ in 0..2 {
+        let status = daemon.sync();
+        assert_eq!((post.servers(), status["nodes"]["here"]["seen"].as_bool()), (0, Some(false)), "{status:#}");
+    }
+    daemon.say(&post.site, &["status"]).expect(4).says("not a plain file");
+    assert_eq!(daemon.logged("cannot be seen"), 1, "{}", daemon.log());
+    fs::remove_dir_all(post.site.path("state/fleet-prod.toml")).unwrap();
+    assert!(is_settled(&daemon.sync(), post.git.at("HEAD").as_str()));
+    assert_eq!(daemon.logged("is seen again"), 1, "{}", daemon.log());
+}
+
+/// The disk of another node is full: it would not remember an instance that is made now.
+#[test]
+fn nothing_is_made_while_a_seen_node_cannot_remember_it() {
+    let post = Post::bare();
+    let Some(disk) = Tmpfs::below(post.site.folder.path(), "64k") else { return };
+    let there = disk.folder.path().file_name().unwrap().to_str().unwrap();
+    fs::create_dir(disk.folder.path().join("there")).unwrap();
+    let filler = disk.folder.path().join("filler");
+    let _full = fs::write(&filler, vec![1; 1 << 20]);
+    post.commit(&format!("[nodes.there]\nlocal = \"./{there}/there\"\n{}", instance("one", "hz = 11")));
+    let daemon = post.start();
+    daemon.until("failed", |status| status["last_pass"]["failed"].as_u64() > Some(0));
+    let until = std::time::Instant::now() + Duration::from_secs(3);
+    while std::time::Instant::now() < until {
+        daemon.sync();
+        assert_eq!(post.servers(), 0, "{}", daemon.log());
+    }
+    fs::remove_file(filler).unwrap();
+    daemon.say(&post.site, &["retry"]).expect(0);
+    daemon.until("made", |status| is_settled(status, post.git.at("HEAD").as_str()));
+}

@@ -99,6 +99,11 @@ fn rewound_history_is_refused_until_a_person_accepts_the_commit_by_name() {
     stays(&post, &["--repo", &work], &good, "rewound", &format!("valkeeper accept {forced}"));
     let daemon = post.start();
     daemon.sync();
+    // What happens in between does not hide it.
+    fs::rename(post.git.path("work"), post.git.path("elsewhere")).unwrap();
+    assert_eq!(problem(&daemon.sync()), Some("fetch"));
+    fs::rename(post.git.path("elsewhere"), post.git.path("work")).unwrap();
+    assert_eq!(problem(&daemon.sync()), Some("rewound"));
     daemon.say(&post.site, &["accept", &forced[..12]]).expect(1).says("full revision");
     daemon.say(&post.site, &["accept", &base]).expect(0);
     assert_eq!(problem(&daemon.sync()), Some("rewound"), "another commit was accepted");

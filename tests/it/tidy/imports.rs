@@ -20,6 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "reconcile",
             "daemon::status",
             "metrics",
             "http",
