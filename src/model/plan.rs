@@ -69,6 +69,10 @@ pub enum Cost {
     Closes { user: UserName, connections: u64, at_most: bool },
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
+    /// Keys in the databases that go are lost, or keep the server from starting (facts E.5).
+    FewerDatabases { from: u64, to: u64 },
+    /// More is in memory than the new limit allows.
+    Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }

@@ -54,6 +54,7 @@ pub(super) fn decide(
     if rewrites {
         costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });
     }
+    costs.extend(losses(place, running, declared));
     let action = Action::ChangeInstance(Box::new(SpecChange { change, declared: declared.clone(), restart }));
     let subject = Subject::Instance(name.clone());
     decision.steps.push(Step { subject, node: place.node.clone(), action, cause, drifted, costs });
@@ -82,4 +83,19 @@ fn differing(change: &Change<Twin<InstanceSpec>>) -> BTreeSet<SettingName> {
         names.extend(all.filter(|name| found.settings.get(*name) != wanted.settings.get(*name)).cloned());
     }
     names
+}
+
+/// What a smaller number costs in data: databases that go, and memory that does not hold what is there.
+fn losses(place: &Place<'_>, running: &Running, declared: &InstanceSpec) -> Vec<Cost> {
+    let number = |spec: &InstanceSpec, name: &str| -> Option<u64> {
+        let usual = place.binary.settings.get(name).map(|facts| facts.default.as_str())?;
+        spec.get(name).unwrap_or(usual).parse().ok()
+    };
+    let before = |name: &str| place.member.spec.memory.seen().and_then(|spec| number(spec, name));
+    let databases = before("databases").zip(number(declared, "databases"));
+    let databases = databases.filter(|(from, to)| to < from).map(|(from, to)| Cost::FewerDatabases { from, to });
+    let limit = number(declared, "maxmemory").filter(|limit| *limit > 0 && before("maxmemory") != Some(*limit));
+    let limit = limit.filter(|limit| *limit < running.used_memory_bytes);
+    let shrinks = limit.map(|limit_bytes| Cost::Shrinks { used_bytes: running.used_memory_bytes, limit_bytes });
+    databases.into_iter().chain(shrinks).collect()
 }

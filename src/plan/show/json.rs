@@ -76,6 +76,8 @@ fn cost(cost: &Cost) -> Value {
         Cost::Stop { .. } => "stop",
         Cost::Closes { .. } => "closes-connections",
         Cost::Rewrite { .. } => "rewrite",
+        Cost::FewerDatabases { .. } => "fewer-databases",
+        Cost::Shrinks { .. } => "shrinks",
         Cost::DataGone { .. } => "data-gone",
     };
     json!({ "kind": kind, "message": words::cost(cost) })

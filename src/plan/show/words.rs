@@ -38,6 +38,15 @@ pub fn cost(cost: &Cost) -> String {
         Cost::Rewrite { memory_bytes } => {
             format!("writes the whole dataset to disk once ({} in memory)", show_size(*memory_bytes))
         }
+        Cost::FewerDatabases { from, to } => format!(
+            "KEYS in databases {to} to {} ARE LOST or keep the server from starting: INFO keyspace shows whether there are any",
+            from.saturating_sub(1)
+        ),
+        Cost::Shrinks { used_bytes, limit_bytes } => format!(
+            "{} are in use and {} will be allowed: keys are evicted, or writes refused, as maxmemory-policy says",
+            show_size(*used_bytes),
+            show_size(*limit_bytes)
+        ),
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
 }
