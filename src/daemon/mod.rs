@@ -91,6 +91,8 @@ const BEAT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When it cannot begin; once it runs, it goes on.
 pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>) -> Result<(), DaemonError> {
+    // First of all: whoever can find the daemon can also tell it to stop, or to reload.
+    let (mut stop, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
     let repo = Repo::open(options.source.clone())?;
     let roots = options.roots.clone();
     let metrics = Arc::new(Metrics::new()?);
@@ -100,7 +102,6 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     let _control = control::serve(&options.socket, Arc::clone(&shared), sender)?;
     serve_http(&options, &shared).await?;
     let _watcher = watch(&options, &shared);
-    let (mut stop, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
     tokio::spawn(keep_watchdog(Arc::clone(&shared)));
     let mut passes = Passes::new(following, roots, Arc::clone(&shared));
     systemd::ready();

@@ -29,8 +29,9 @@ struct Story {
 }
 
 impl Story {
+    /// Servers are killed as well: what they confirm must be on disk, or a lost key would be the server's own.
     fn text(&self) -> String {
-        self.hz.iter().map(|(name, hz)| instance(name, &format!("hz = {hz}"))).collect()
+        self.hz.iter().map(|(name, hz)| instance(name, &format!("hz = {hz}, appendfsync = \"always\""))).collect()
     }
 
     fn commit(&mut self) {
