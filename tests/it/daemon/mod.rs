@@ -28,7 +28,7 @@ use crate::site::{Ran, Site, finish};
 use crate::support::{free_port, signal};
 
 /// Nothing that is waited for takes longer, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 const PASSWORD: &str = "daemon-test-secret";
 
 fn hash(of: &str) -> String {
