@@ -207,6 +207,23 @@ impl Acting {
         }
     }
 
+    /// Writes the append-only file anew and waits until that is over.
+    pub(super) async fn rewrite_aof(&mut self) -> Result<(), Halt> {
+        let mut poll = Poll::default();
+        loop {
+            match self.say(vec!["BGREWRITEAOF"]).await {
+                // Where a snapshot runs it is scheduled, and `await_aof` waits for that too.
+                Ok(_begun) => return self.await_aof().await,
+                // One that began before knows the history that is to go.
+                Err(Halt::Failed(why)) if why.contains("in progress") => {}
+                Err(halt) => return Err(halt),
+            }
+            if !poll.again(self.end).await {
+                return Err(Halt::Pending("an earlier rewrite of the append-only file to end".to_owned()));
+            }
+        }
+    }
+
     /// A `dump.rdb` of now, made sure of by everything that can be seen (facts D: LASTSAVE and the status alone lie).
     pub(super) async fn snapshot(&mut self) -> Result<(), Halt> {
         let file = self.node.layout.data(&self.name).join("dump.rdb");

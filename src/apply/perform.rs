@@ -140,6 +140,7 @@ impl Performer {
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::AwaitAof
+                | Effect::RewriteAof
                 | Effect::Snapshot
                 | Effect::DropAof
                 | Effect::SetUser { .. }
@@ -169,6 +170,7 @@ impl Performer {
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::AwaitAof => acting.await_aof().await,
+            Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
             Effect::DropAof => acting.drop_aof().await,
             Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,

@@ -51,6 +51,12 @@ impl BinaryFacts {
         self.settings.get(name).map(|facts| facts.default.as_str())
     }
 
+    /// A setting that is a number: as these settings have it, or this binary's default.
+    pub fn number(&self, spec: &InstanceSpec, name: &str) -> Option<u64> {
+        let usual = || self.settings.get(name).map(|facts| facts.default.as_str());
+        spec.get(name).or_else(usual)?.parse().ok()
+    }
+
     /// Only what differs from this binary's defaults: the form in which memory is compared.
     pub fn without_defaults(&self, settings: &Settings) -> Settings {
         let differs = |(name, value): &(&SettingName, &String)| self.default_of(name) != Some(value.as_str());

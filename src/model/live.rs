@@ -173,6 +173,9 @@ pub struct Running {
     #[serde(default)]
     pub replica: bool,
     pub used_memory_bytes: u64,
+    /// How many databases its keys take: one more than the highest that holds any. Nothing: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases_used: Option<u64>,
     /// An AOF rewrite runs or is due.
     #[serde(default)]
     pub aof_rewriting: bool,

@@ -69,8 +69,9 @@ pub enum Cost {
     Closes { user: UserName, connections: u64, at_most: bool },
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
-    /// Keys in the databases that go are lost, or keep the server from starting (facts E.5).
-    FewerDatabases { from: u64, to: u64 },
+    /// Keys in the databases that go keep the server from starting, or end up in database 0. `used`: how many databases
+    /// its keys take, if that is known.
+    FewerDatabases { from: u64, to: u64, used: Option<u64> },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Data is removed for good.
@@ -126,6 +127,13 @@ pub enum HeldReason {
     RestartLosesData {
         revision: String,
     },
+    /// There may be keys in the databases that a smaller number takes away. `used`: how many its keys take, if known.
+    KeysInDatabases {
+        from: u64,
+        to: u64,
+        used: Option<u64>,
+        revision: String,
+    },
     PortTaken {
         node: NodeName,
         port: u16,
@@ -173,6 +181,7 @@ impl HeldReason {
             Self::Vanished => "vanished",
             Self::DataGone { .. } => "data-gone",
             Self::RestartLosesData { .. } => "restart-loses-data",
+            Self::KeysInDatabases { .. } => "keys-in-databases",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
@@ -191,6 +200,7 @@ impl HeldReason {
             | Self::Protected
             | Self::Vanished
             | Self::RestartLosesData { .. }
+            | Self::KeysInDatabases { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
             Self::NodeUnseen { .. }

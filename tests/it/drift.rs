@@ -259,6 +259,31 @@ fn a_restart_is_announced_and_keeps_the_data() {
 }
 
 #[test]
+fn databases_that_hold_keys_do_not_go() {
+    let site = site();
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!(client.ask("SET app:k zero"), "+OK");
+    assert_eq!(client.ask("SELECT 9"), "+OK");
+    assert_eq!(client.ask("SET app:k nine"), "+OK");
+    site.declare(&base().replace("hz = 20", "hz = 20, databases = 4"));
+    let held = "databases 4 to 15 would go, and there are keys up to database 9";
+    site.run(&["plan"]).expect(2).says(held).says("1 held");
+    site.applied().says(held);
+    signal(site.pid("one"), "-KILL");
+    site.applied().says(held);
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!(client.ask("SELECT 9"), "+OK");
+    assert_eq!(client.ask("GET app:k"), "nine");
+    // Their history is still in the append-only file, where it would be that of keys in database 0.
+    assert_eq!(client.ask("DEL app:k"), ":1");
+    site.applied();
+    site.settled();
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!((client.ask("GET app:k"), client.ask("DBSIZE")), ("zero".to_owned(), ":51".to_owned()));
+    assert_eq!(site.operator("one").ask("CONFIG GET databases"), "databases 4");
+}
+
+#[test]
 fn undeclared_users_are_kept_and_told_or_removed() {
     let site = site();
     site.operator("one").ask("ACL SETUSER stranger on nopass +ping");
