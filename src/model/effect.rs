@@ -399,9 +399,8 @@ impl MemberFacts {
 
     fn stop(&mut self, binary: &BinaryFacts) {
         if let (Half::Seen(memory), Server::Up(_)) = (&self.spec.memory, &self.server) {
-            let default = binary.settings.get("save").map(|facts| facts.default.as_str()).unwrap_or_default();
             // A server that keeps snapshots writes one before it ends.
-            self.data.rdb |= !memory.get("save").unwrap_or(default).is_empty();
+            self.data.rdb |= binary.snapshots(memory);
         }
         self.users.values_mut().for_each(|twin| twin.memory = Half::Absent);
         self.users.retain(|_, twin| *twin != Twin::default());

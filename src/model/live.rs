@@ -121,9 +121,8 @@ impl MemberFacts {
 
     /// Does its server keep its data over a stop, as it is set now (or, where that is unseen, as its file says)?
     pub fn persists(&self, binary: &BinaryFacts) -> bool {
-        let save = binary.settings.get("save").map(|facts| facts.default.as_str()).unwrap_or_default();
         let spec = self.spec.memory.seen().or(self.spec.disk.seen());
-        spec.is_none_or(|spec| spec.persists(save))
+        spec.is_none_or(|spec| binary.persists(spec))
     }
 }
 

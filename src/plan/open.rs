@@ -78,7 +78,7 @@ pub(super) fn reopen(
         Err(why) => return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why }),
     };
     let what = "restart to let the operator in";
-    let Some(cost) = guard::may_restart(scene, decision, name, place, &disk, what) else { return };
+    let Some(cost) = guard::may_restart(scene, decision, name, place, member.persists(place.binary), what) else { return };
     let (_, without) = files(scene, place, wanted);
     let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
     let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);

@@ -44,8 +44,9 @@ pub(super) fn decide(
         return decision.hold(name, what, HeldReason::KeysInDatabases { from, to, used, revision });
     }
     if restart {
-        let running_with = found.cloned().unwrap_or_default();
-        let Some(cost) = guard::may_restart(scene, decision, name, place, &running_with, &what) else { return };
+        // What can be set live is set before the stop, persistence too.
+        let persists = place.binary.persists(declared);
+        let Some(cost) = guard::may_restart(scene, decision, name, place, persists, &what) else { return };
         costs.push(cost);
     }
     let applied = &member.marker.applied.settings;

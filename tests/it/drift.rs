@@ -259,6 +259,24 @@ fn a_restart_is_announced_and_keeps_the_data() {
 }
 
 #[test]
+fn persistence_that_comes_with_a_restart_saves_the_data_and_one_that_goes_is_held() {
+    let persistence = |words: &str| base().replace("hz = 20", &format!("hz = 20, {words}"));
+    let site = Site::new(&persistence("appendonly = false, save = \"\""));
+    site.applied();
+    let count = |site: &Site| site.client("one", "app", PASSWORD).ask("DBSIZE");
+    assert_eq!(site.client("one", "app", PASSWORD).ask("SET app:k 1"), "+OK");
+    site.declare(&persistence("appendonly = true, save = \"\", databases = 32"));
+    let plan = site.run(&["plan"]).expect(2).says("restart: 0 connections dropped");
+    assert!(!plan.out.contains("LOST"), "{}", plan.out);
+    site.applied();
+    assert_eq!(count(&site), ":1");
+    assert_eq!(site.client("one", "app", PASSWORD).ask("SET app:l 1"), "+OK");
+    site.declare(&persistence("appendonly = false, save = \"\", databases = 40"));
+    site.applied().says("so a restart would empty it");
+    assert_eq!(count(&site), ":2");
+}
+
+#[test]
 fn databases_that_hold_keys_do_not_go() {
     let site = site();
     let mut client = site.client("one", "app", PASSWORD);

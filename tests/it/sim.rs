@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use valkeeper::fleet::{Execute, Held, Observe};
-use valkeeper::model::action::Standing;
+use valkeeper::model::action::{Action, Standing};
+use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::Half;
 use valkeeper::model::effect::{Effect, effects, happen};
 use valkeeper::model::live::{Folder, Live, Member, MemberFacts, NodeFacts, Observed, Server};
@@ -87,6 +88,7 @@ impl Sim {
                 return Outcome::NotReached("crashed".into());
             }
             self.watch_start(step, node, &effect);
+            self.watch_last_writes(step, node, &effect, &binary);
             self.put_aside(step, node, &effect);
             happen(node, &step.subject, &effect, &binary);
             self.bring_back(step, node, &effect);
@@ -139,6 +141,15 @@ impl Sim {
         let stale = self.aof_off.lock().unwrap().contains(&key);
         if data.folder != Folder::Present || (aof && (!data.aof || stale)) || (!aof && !data.rdb) {
             self.law(format!("{name} was started without its data ({data:?}, appendonly {aof}): {step:?}"));
+        }
+    }
+
+    /// A server that is stopped must write what came since the last snapshot; a deletion makes a snapshot of its own.
+    fn watch_last_writes(&self, step: &Step, node: &NodeFacts, effect: &Effect, binary: &BinaryFacts) {
+        let Some((name, member)) = self.treasured(step, node) else { return };
+        let deletes = matches!(step.action, Action::DeleteInstance { .. });
+        if *effect == Effect::Stop && !deletes && !member.persists(binary) && !*self.loss_allowed.lock().unwrap() {
+            self.law(format!("{name} was stopped without writing its data down: {step:?}"));
         }
     }
 

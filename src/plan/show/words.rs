@@ -104,7 +104,7 @@ pub fn held_reason(reason: &HeldReason) -> String {
             .to_owned(),
         HeldReason::DataGone { why } => why.clone(),
         HeldReason::RestartLosesData { revision } => format!(
-            "it keeps nothing on disk, so a restart would empty it: \
+            "nothing of it is kept on disk when it is stopped, so a restart would empty it: \
              run \"valkeeper approve {revision}\" if that may happen"
         ),
         HeldReason::KeysInDatabases { from, to, used, revision } => format!(
