@@ -67,6 +67,8 @@ pub enum Cost {
     Stop { connections: u64 },
     /// Connections of one user are closed. `at_most`: the exact number was not asked for.
     Closes { user: UserName, connections: u64, at_most: bool },
+    /// A limit on connections gets tighter.
+    Tightens(ConnectionLimit),
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
     /// Keys in the databases that go keep the server from starting, or end up in database 0. `used`: how many databases
@@ -76,6 +78,21 @@ pub enum Cost {
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Data is removed for good.
     DataGone { bytes: u64 },
+}
+
+/// A limit on connections. Those beyond it are closed as soon as it is set; beyond `Count` only new ones are refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// How long a connection may be idle.
+    Idle { seconds: u64 },
+    /// What all connections may take together.
+    Memory,
+    /// The replies that wait for one client.
+    Replies,
+    /// One request.
+    Request,
+    /// How many there may be.
+    Count { max: u64, open: u64 },
 }
 
 /// Something that is wanted and not done, with the reason.

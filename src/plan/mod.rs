@@ -6,6 +6,7 @@ mod forward;
 mod found;
 mod guard;
 mod instance;
+mod limits;
 mod open;
 mod ports;
 mod record;

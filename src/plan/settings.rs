@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::found::Place;
-use super::{Decision, Scene, guard};
+use super::{Decision, Scene, guard, limits};
 use crate::model::action::{Action, SpecChange};
 use crate::model::change::{Change, Half, Twin};
 use crate::model::live::Running;
@@ -58,6 +58,10 @@ pub(super) fn decide(
     let rewrites = aof != declared.aof() || (aof && fewer);
     if let Some(port) = declared.port().filter(|_| !restart && moves(&change)) {
         costs.push(Cost::Rebinds { port });
+    }
+    if let Some(found) = found.filter(|_| !restart) {
+        let limits = limits::tightened(place.binary, found, declared, running.connections.total);
+        costs.extend(limits.into_iter().map(Cost::Tightens));
     }
     if rewrites {
         costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });

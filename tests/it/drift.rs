@@ -258,6 +258,31 @@ fn a_restart_is_announced_and_keeps_the_data() {
     assert_eq!(site.client("one", "app", PASSWORD).ask("DBSIZE"), ":50");
 }
 
+/// Which limits close connections is found here by closing some; that others stay open is part of it.
+#[test]
+fn connections_beyond_a_tighter_limit_are_announced_and_closed() {
+    let site = Site::new(&base());
+    site.applied();
+    let mut idle = site.client("one", "app", PASSWORD);
+    let mut slow = site.client("one", "app", PASSWORD);
+    assert_eq!(slow.ask("SETRANGE app:big 3000000 x"), ":3000001");
+    let change = |settings: &str| {
+        site.declare(&base().replace("timeout = 0", settings));
+        let plan = site.run(&["plan"]).expect(2);
+        site.applied();
+        plan.out
+    };
+    site.declare(&base().replace("timeout = 0", "maxclients = 1"));
+    site.run(&["plan"]).expect(2).says("2 connections stay open, and new ones, valkeeper's too, are refused");
+    assert!(change("timeout = 0, client-output-buffer-limit = \"normal 1mb 0 0\"").contains("more unread replies than"));
+    assert_eq!(slow.try_ask("GET app:big"), None, "its reply is larger than the limit");
+    let plan = change("timeout = 1, client-output-buffer-limit = \"normal 1mb 0 0\"");
+    assert!(plan.contains("closes connections that are idle for more than 1 second]"), "{plan}");
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(idle.try_ask("PING"), None);
+    assert!(change("timeout = 500").contains("live, no connection is dropped"));
+}
+
 #[test]
 fn persistence_that_comes_with_a_restart_saves_the_data_and_one_that_goes_is_held() {
     let persistence = |words: &str| base().replace("hz = 20", &format!("hz = 20, {words}"));

@@ -1,7 +1,7 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::Action;
-use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
+use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Step};
 use crate::model::size::show_size;
 
 pub(super) fn cause(cause: Cause) -> &'static str {
@@ -35,6 +35,7 @@ pub fn cost(cost: &Cost) -> String {
             let bound = if *at_most { "at most " } else { "" };
             format!("closes {bound}{} of user {user}", count(*connections, "connection"))
         }
+        Cost::Tightens(limit) => beyond(limit),
         Cost::Rewrite { memory_bytes } => {
             format!("writes the whole dataset to disk once ({} in memory)", show_size(*memory_bytes))
         }
@@ -49,6 +50,26 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*limit_bytes)
         ),
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
+    }
+}
+
+/// What becomes of connections beyond a limit.
+fn beyond(limit: &ConnectionLimit) -> String {
+    match limit {
+        ConnectionLimit::Idle { seconds } => {
+            format!("closes connections that are idle for more than {}", count(*seconds, "second"))
+        }
+        ConnectionLimit::Memory => "closes the largest connections if all together take more than maxmemory-clients".to_owned(),
+        ConnectionLimit::Replies => {
+            "closes connections with more unread replies than client-output-buffer-limit allows".to_owned()
+        }
+        ConnectionLimit::Request => {
+            "closes connections with a larger request than client-query-buffer-limit under way".to_owned()
+        }
+        ConnectionLimit::Count { max, open } => {
+            let open = count(*open, "connection");
+            format!("{open} stay open, and new ones, valkeeper's too, are refused while there are more than {max}")
+        }
     }
 }
 
