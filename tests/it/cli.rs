@@ -247,6 +247,18 @@ fn a_revision_that_deletes_too_much_waits_for_its_own_approval() {
 }
 
 #[test]
+fn two_nodes_on_this_machine_share_their_ports() {
+    let site = Site::new(&simple());
+    let second = "[nodes.there]\nlocal = \"./there\"\n[shards.b]\nnodes = [\"there\"]\nports = ";
+    let ports = format!("\"{}-{}\"\n", site.first_port, site.first_port + 1);
+    site.declare(&format!("{}{second}{ports}[instances.two]\nshard = \"b\"\n", simple()));
+    site.applied();
+    site.settled();
+    let two = site.read("there/config/two.conf");
+    assert!(two.contains(&format!("\nport {}\n", site.first_port + 1)), "{two}");
+}
+
+#[test]
 fn deleted_data_is_listed_and_brought_back() {
     let site = Site::new(&simple());
     site.applied();
