@@ -181,7 +181,7 @@ impl Acting {
         match self.say(words).await {
             Ok(_) => Ok(()),
             Err(Halt::Failed(why)) => failed(format!("none of the settings was taken: {why}")),
-            Err(pending @ Halt::Pending(_)) => Err(pending),
+            Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
         }
     }
 

@@ -194,8 +194,12 @@ pub static SHARD_NODES: Key = key(
     Shape::List { of: &Shape::Text(&NODE_NAME), at_least: 1 },
 )
 .required();
-pub static SHARD_PORTS: Key =
-    key("ports", "The ports that its instances are given, first and last; local nodes share the ports of this machine.", Shape::Text(&PORTS)).required();
+pub static SHARD_PORTS: Key = key(
+    "ports",
+    "The ports that its instances are given, first and last; local nodes share the ports of this machine.",
+    Shape::Text(&PORTS),
+)
+.required();
 
 pub static TENANT_TABLE: Table = table("Who an instance belongs to.", &[]);
 
