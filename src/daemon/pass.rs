@@ -305,7 +305,7 @@ impl Passes {
         let mut troubled = false;
         for (step, outcome) in &report.results {
             match outcome {
-                Some(outcome @ (Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
+                Some(outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
                     troubled = true;
                     let message = format!("{}: {outcome}", crate::plan::show::step_line(step));
                     if self.backoff.failed(&step.subject, message.clone(), clock::now()) {
@@ -369,7 +369,9 @@ impl Passes {
             report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(wanted)).count() as u64
         };
         let held = scene.as_ref().map_or(0, |scene| scene.plan.held.len() as u64);
-        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_)));
+        let failed = count(|outcome| {
+            matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))
+        });
         let done = count(|outcome| matches!(outcome, Outcome::Done));
         self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
         self.shared.metrics.pass_ended(&self.phases, result);
@@ -427,7 +429,12 @@ impl Passes {
 fn is_unclear(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Pending(_) | Outcome::Conflict(_) => true,
-        Outcome::Done | Outcome::AlreadyDone | Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::NotReached(_) => false,
+        Outcome::Done
+        | Outcome::AlreadyDone
+        | Outcome::NotKept(_)
+        | Outcome::Failed(_)
+        | Outcome::Refused(_)
+        | Outcome::NotReached(_) => false,
     }
 }
 

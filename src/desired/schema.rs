@@ -194,8 +194,12 @@ pub static SHARD_NODES: Key = key(
     Shape::List { of: &Shape::Text(&NODE_NAME), at_least: 1 },
 )
 .required();
-pub static SHARD_PORTS: Key =
-    key("ports", "The ports that its instances may be given, first and last.", Shape::Text(&PORTS)).required();
+pub static SHARD_PORTS: Key = key(
+    "ports",
+    "The ports that its instances are given, first and last; local nodes share the ports of this machine.",
+    Shape::Text(&PORTS),
+)
+.required();
 
 pub static TENANT_TABLE: Table = table("Who an instance belongs to.", &[]);
 
@@ -218,7 +222,7 @@ pub static TENANT: Key = key("tenant", "Who it belongs to: a name in [tenants]."
 pub static SHARD: Key = key("shard", "Where it lives: a name in [shards].", Shape::Text(&SHARD_NAME)).required();
 pub static PORT: Key = key(
     "port",
-    "The port; if left out, the lowest free one of the shard, which then stays.",
+    "The port, also outside the range of its shard; if left out, the lowest free one of that range, which then stays.",
     Shape::Integer { min: PORT_MIN, max: PORT_MAX },
 );
 pub static PRIMARY: Key =

@@ -91,6 +91,16 @@ pub enum Reach {
     Ssh(String),
 }
 
+impl DesiredNode {
+    /// Is it in this machine, as every local node is? Such nodes share their ports.
+    pub fn is_local(&self) -> bool {
+        match self.reach {
+            Reach::Local(_) => true,
+            Reach::Ssh(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Shard {
     pub at: Origin,

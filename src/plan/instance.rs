@@ -165,6 +165,7 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
     let kept = begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port));
+    let kept = kept.filter(|port| !scene.ports.listening(node, *port));
     let port = match kept {
         Some(port) => Ok(port),
         None => {

@@ -6,6 +6,7 @@ mod forward;
 mod found;
 mod guard;
 mod instance;
+mod limits;
 mod open;
 mod ports;
 mod record;
@@ -67,6 +68,9 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         let decision = instance::decide(&mut scene, name, places);
         result.extend(decision);
     }
+    if result.steps.is_empty() && live.nodes.len() == live.seen_nodes().count() && !result.held.iter().any(awaits_approval) {
+        scene.roster.settled(&desired.revision, hand);
+    }
     let changed = scene.roster.finish();
     let mut steps = match desired.mode {
         Mode::Correct => record::steps(&record, changed, live, desired),
@@ -89,6 +93,11 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         unseen: unseen.collect(),
         notes: result.notes,
     }
+}
+
+/// May there be something to do under an approval once this is held no more?
+fn awaits_approval(held: &Held) -> bool {
+    !matches!(held.reason, HeldReason::Protected | HeldReason::Vanished)
 }
 
 /// All that a decision about one instance looks at, and the little it uses up.

@@ -1,8 +1,9 @@
 //! What the fleet's record should say, and the steps that bring every seen copy to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Hand;
 use crate::model::action::Action;
 use crate::model::change::Change;
 use crate::model::desired::Desired;
@@ -22,11 +23,13 @@ pub(super) fn newest(desired: &Desired, live: &Live) -> Arc<FleetRecord> {
 pub(super) struct Roster<'a> {
     record: &'a FleetRecord,
     changes: BTreeMap<InstanceName, Option<Seat>>,
+    /// Approvals that have served.
+    served: BTreeSet<String>,
 }
 
 impl<'a> Roster<'a> {
     pub(super) fn new(record: &'a FleetRecord) -> Self {
-        Self { record, changes: BTreeMap::new() }
+        Self { record, changes: BTreeMap::new(), served: BTreeSet::new() }
     }
 
     /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun. A
@@ -64,11 +67,20 @@ impl<'a> Roster<'a> {
         self.changes.remove(instance);
     }
 
+    /// The revision is settled: its approval ends, so that the same text cannot delete again later. A person approves only
+    /// what is read and applies it, so what was approved before is past; for a daemon commits that are yet to come may be
+    /// approved already.
+    pub(super) fn settled(&mut self, revision: &str, hand: Hand) {
+        let served = |approved: &&String| hand == Hand::Person || *approved == revision;
+        self.served = self.record.approvals.iter().filter(served).cloned().collect();
+    }
+
     pub(super) fn finish(self) -> Option<FleetRecord> {
-        if self.changes.is_empty() {
+        if self.changes.is_empty() && self.served.is_empty() {
             return None;
         }
         let mut record = self.record.clone();
+        record.approvals.retain(|revision| !self.served.contains(revision));
         record.generation += 1;
         for (name, seat) in self.changes {
             match seat {
