@@ -17,6 +17,7 @@ mod out;
 mod plan;
 pub mod problems;
 mod progress;
+mod remember;
 mod requests;
 mod restore;
 mod run;

@@ -9,9 +9,9 @@ use clap::{Args, Subcommand};
 
 use super::exit::Exit;
 use super::load::{self, Loaded};
-use super::{SourceArgs, confirm, out};
-use crate::fleet::Observe as _;
+use super::{SourceArgs, confirm, out, remember};
 use crate::fleet::session::Session;
+use crate::fleet::{Execute as _, Observe as _};
 use crate::host::ssh::{Destination, REMOTE_PROGRAM};
 use crate::model::desired::Reach;
 use crate::model::live::Observed;
@@ -97,6 +97,9 @@ struct RemoveArgs {
     name: String,
     #[command(flatten)]
     config: ConfigArgs,
+    /// The node is gone for good: forget it without touching it, with the instances that are on it alone
+    #[arg(long, conflicts_with = "discard_set_aside")]
+    lost: bool,
     /// Also remove data of deleted instances that is still kept there
     #[arg(long)]
     discard_set_aside: bool,
@@ -250,8 +253,11 @@ async fn bring(host: &Host, survey: &Survey, args: &ProgramArgs) -> anyhow::Resu
 }
 
 async fn remove(args: RemoveArgs) -> anyhow::Result<Exit> {
-    let RemoveArgs { name, config, discard_set_aside, yes } = args;
+    let RemoveArgs { name, config, lost, discard_set_aside, yes } = args;
     let Some(loaded) = load(&config)? else { return Ok(Exit::Error) };
+    if lost {
+        return forget(&loaded, &source(&config), &NodeName::new(&name)?, yes).await;
+    }
     let live = load::fleet(&loaded, &source(&config))?.observe().await;
     let [host] = <[Host; 1]>::try_from(hosts(&loaded, &[name])?).map_err(|_| anyhow::anyhow!("name one node"))?;
     // What the fleet remembers of this node may stand on any other.
@@ -289,6 +295,38 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<Exit> {
     session.leave(discard_set_aside).await.map_err(anyhow::Error::msg).with_context(|| format!("node {}", host.name))?;
     program::remove(&host.to, &survey).await.with_context(|| format!("node {}", host.name))?;
     out::print(format_args!("Node {}: nothing of ours is left. Take its block out of the TOML.\n", host.name))?;
+    Ok(Exit::Ok)
+}
+
+/// What the fleet remembers of a node goes; on the node nothing is done.
+async fn forget(loaded: &Loaded, source: &SourceArgs, name: &NodeName, yes: bool) -> anyhow::Result<Exit> {
+    let desired = &loaded.desired;
+    let fleet = load::fleet(loaded, source)?;
+    let live = fleet.observe().await;
+    let unseen = crate::plan::plan(desired, &live).unseen;
+    let declared = desired.nodes.contains_key(name);
+    ensure!(
+        !declared || unseen.contains_key(name),
+        "node {name} is there and is the machine that the fleet knows: remove it without --lost"
+    );
+    let record = crate::plan::remembered(desired, &live);
+    let alone = record.roster.iter().filter(|(_, seat)| seat.nodes.iter().eq([name])).map(|(instance, _)| instance);
+    let alone = join(alone);
+    if alone.is_empty() {
+        out::print(format_args!("The fleet will forget node {name}; no instance was on it alone.\n"))?;
+    } else {
+        out::print(format_args!(
+            "The fleet will forget node {name}. These instances were on it alone, and where they are declared they will be made anew, EMPTY: \
+             {alone}.\n"
+        ))?;
+    }
+    if !confirm::confirm("Is it gone for good?", yes)? {
+        return Ok(Exit::Error);
+    }
+    fleet.acquire(&load::holder("node remove")).await?;
+    let steps = crate::plan::forget(desired, &live, name);
+    remember::remember(desired, &fleet, &live, steps, "that the node is gone").await?;
+    out::print(format_args!("Node {name} is forgotten. Take its block out of the TOML, or let it lead to the new machine.\n"))?;
     Ok(Exit::Ok)
 }
 

@@ -26,7 +26,7 @@ use crate::host::clock::{self, Stopwatch};
 use crate::metrics::Phase;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
-use crate::model::live::{Live, Observed};
+use crate::model::live::Live;
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
@@ -392,7 +392,7 @@ impl Passes {
                 before: &self.instances,
                 now,
             });
-            self.nodes = nodes(&scene.live, &self.nodes, now);
+            self.nodes = nodes(scene, &self.nodes, now);
         }
         let record = scene.map(|scene| &scene.record);
         let status = Status {
@@ -445,15 +445,14 @@ fn name(subject: &Subject) -> String {
     }
 }
 
-fn nodes(live: &Live, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
-    let one = |(name, node): (&NodeName, &Observed<_>)| {
-        let (seen, message) = match node {
-            Observed::Seen(_) => (true, None),
-            Observed::Unseen { unseen } => (false, Some(unseen.clone())),
-        };
-        let version = live.seen(name).map(|(_, binary)| binary.version.clone());
+fn nodes(scene: &Scene, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
+    let one = |name: &NodeName| {
+        // A node that was seen and is not who it was counts as unseen to the plan.
+        let message = scene.plan.unseen.get(name).cloned();
+        let seen = message.is_none();
+        let version = scene.live.seen(name).filter(|_| seen).map(|(_, binary)| binary.version.clone());
         let since = before.get(name).filter(|before| before.seen == seen).map_or(now, |before| before.since);
         (name.clone(), NodeStatus { seen, message, version, since })
     };
-    live.nodes.iter().map(one).collect()
+    scene.live.nodes.keys().map(one).collect()
 }

@@ -177,6 +177,10 @@ pub enum HeldReason {
     PlacedElsewhere {
         nodes: Vec<NodeName>,
     },
+    /// `drain = true`: nothing new is placed on the node.
+    Draining {
+        node: NodeName,
+    },
     /// A person told the daemon to leave it alone for a while.
     Suspended {
         by: String,
@@ -210,6 +214,7 @@ impl HeldReason {
             Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::Draining { .. } => "draining",
             Self::Suspended { .. } => "suspended",
             Self::ObserveOnly => "observe-only",
             Self::NotOffered { .. } => "not-offered",
@@ -236,6 +241,7 @@ impl HeldReason {
             | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
+            | Self::Draining { .. }
             | Self::NotOffered { .. } => false,
         }
     }
