@@ -1,5 +1,6 @@
 //! Performing one step on this machine: look, compare, write, look again. The one rule for every effect.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::difference::{Expected, describe};
@@ -7,6 +8,7 @@ use super::proof::Proofs;
 use super::server::{Acting, Halt, failed};
 use crate::host::clock::Deadline;
 use crate::host::files;
+use crate::host::layout::Room;
 use crate::model::action::{Action, Standing};
 use crate::model::effect::{Effect, effects};
 use crate::model::live::{NodeFacts, Server};
@@ -136,6 +138,7 @@ impl Performer {
                 | Effect::MakeFolder
                 | Effect::WriteUsers { .. }
                 | Effect::WriteConfig(_)
+                | Effect::WriteUnit
                 | Effect::Start
                 | Effect::Stop
                 | Effect::ConfigSet(_)
@@ -165,6 +168,7 @@ impl Performer {
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
             Effect::WriteConfig(spec) => acting.write_config(spec).await,
+            Effect::WriteUnit => acting.write_unit().await,
             Effect::Start => acting.start().await,
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
@@ -184,7 +188,11 @@ impl Performer {
     async fn prepare(&self) -> Result<(), Halt> {
         self.on_disk(|node| {
             files::make_folder(node.layout.root())?;
-            Ok(node.layout.folders().iter().try_for_each(|folder| files::make_folder(folder))?)
+            let made = |(folder, room): &(PathBuf, Room)| match room {
+                Room::Own => files::make_folder(folder),
+                Room::ServersRead => files::make_folder_for(folder, 0o750, node.readable_by_servers()),
+            };
+            Ok(node.layout.folders().iter().try_for_each(made)?)
         })
         .await
     }
@@ -217,6 +225,8 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         // These stop the server first, or leave it alone.
         Action::CreateInstance(_)
         | Action::ReopenInstance(_)
+        | Action::UpgradeInstance(_)
+        | Action::RepairUnit { .. }
         | Action::DeleteInstance { .. }
         | Action::Mark(_)
         | Action::Purge { .. }

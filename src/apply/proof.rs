@@ -65,7 +65,7 @@ async fn run(
     limit: Duration,
 ) -> Result<(), String> {
     let version = &binary.facts.version;
-    let start = Scratch::start(&binary.path, &node.surroundings.scratch, directives, limit).await;
+    let start = Scratch::start(&binary.path, &node.bench(), directives, limit).await;
     let mut server = start.map_err(|error| match error {
         ScratchError::Ended(words) => format!("valkey-server {version} refuses the config: {words}"),
         ScratchError::Folder(..) | ScratchError::Spawn(..) | ScratchError::Silent(_) => chain(&error),

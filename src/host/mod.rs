@@ -10,4 +10,7 @@ pub mod machine;
 pub mod ports;
 pub mod process;
 pub mod scratch;
+pub mod supervisor;
+pub mod systemd;
+pub mod unit;
 pub mod valkey;

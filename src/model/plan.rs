@@ -126,6 +126,11 @@ pub enum HeldReason {
     RestartLosesData {
         revision: String,
     },
+    /// The installed server is older than the one that runs.
+    Downgrade {
+        runs: String,
+        installed: String,
+    },
     PortTaken {
         node: NodeName,
         port: u16,
@@ -173,6 +178,7 @@ impl HeldReason {
             Self::Vanished => "vanished",
             Self::DataGone { .. } => "data-gone",
             Self::RestartLosesData { .. } => "restart-loses-data",
+            Self::Downgrade { .. } => "downgrade",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
@@ -198,6 +204,7 @@ impl HeldReason {
             | Self::NotOurs { .. }
             | Self::Budget { .. }
             | Self::DataGone { .. }
+            | Self::Downgrade { .. }
             | Self::PortTaken { .. }
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
