@@ -10,6 +10,7 @@ pub mod machine;
 pub mod ports;
 pub mod process;
 pub mod scratch;
+pub mod ssh;
 pub mod supervisor;
 pub mod systemd;
 pub mod unit;
