@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, prlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, prlimit, setrlimit};
 use tokio::process::{Child, Command};
 
 /// What a child may see as PATH: nothing else of our environment reaches it, because that can hold secrets.
@@ -224,6 +224,18 @@ pub fn raise_files(pid: u32, files: u64) {
     });
     if let Err(error) = set {
         tracing::warn!(%error, "the server cannot be allowed more files");
+    }
+}
+
+/// Lets what this process starts open as many files as anybody may. Not everybody may raise it; then it stays.
+pub fn raise_own_files() {
+    let all = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let now = getrlimit(Resource::Nofile);
+    if let (Some(all), Some(hard)) = (all, now.maximum)
+        && hard < all
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.current, maximum: Some(all) })
+    {
+        tracing::debug!(%error, "the limit of open files stays");
     }
 }
 

@@ -15,7 +15,7 @@ use super::files;
 use super::layout::Socket;
 use super::lock::{self, Guard};
 use super::machine::Account;
-use super::process::{Handle, LOG_TAIL_BYTES, SAFE_PATH, servers_below, tail};
+use super::process::{Handle, LOG_TAIL_BYTES, SAFE_PATH, raise_own_files, servers_below, tail};
 use super::valkey::{Connection, ValkeyError, reach};
 use crate::model::config_file::{Directive, render};
 
@@ -69,6 +69,8 @@ impl Scratch {
         let Bench { below, account } = bench;
         let folder_error = |error| ScratchError::Folder(below.to_owned(), error);
         if account.is_some() {
+            // A login may have a lower limit than units have.
+            raise_own_files();
             // Ours alone to write to, and for the other user to pass.
             files::make_folder_for(below, 0o711, None).map_err(|error| folder_error(error.error))?;
         }

@@ -145,7 +145,11 @@ impl UnitState {
     pub fn why_down(&self) -> Option<String> {
         let restarts = self.restarts;
         if self.is_waiting_to_restart() {
-            return Some(format!("it ends by itself, again and again ({}; {restarts} restarts by systemd)", self.result));
+            let result = &self.result;
+            return Some(match restarts {
+                0 => format!("it ended by itself or was killed ({result}), and systemd is about to start it again"),
+                _ => format!("it ends by itself again and again ({result}; restarted by systemd: {restarts})"),
+            });
         }
         match self.result.as_str() {
             _ if self.active != "failed" => None,
@@ -414,7 +418,7 @@ mod tests {
             main_pid: None,
             restarts: 3,
         };
-        assert!(state.is_down() && state.why_down().unwrap().contains("3 restarts"));
+        assert!(state.is_down() && state.why_down().unwrap().contains("restarted by systemd: 3"));
         let queued = UnitState { active: "inactive".into(), sub: "dead".into(), has_job: true, ..state.clone() };
         assert!(!queued.is_down());
         let stopped = UnitState { has_job: false, ..queued };

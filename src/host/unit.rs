@@ -26,8 +26,10 @@ const MODE: u32 = 0o644;
 /// Files that a server opens beside its clients' connections: `CONFIG_MIN_RESERVED_FDS` of server.h, without which it lowers
 /// `maxclients` in silence (facts C).
 const FILES_RESERVED: u64 = 32;
-/// Files for what comes and goes: the files of a snapshot and an AOF, replicas, and a growth of `maxclients` by hand.
+/// Files for what comes and goes: those of a snapshot and an AOF, and replicas.
 const FILES_ROOM: u64 = 224;
+/// What Debian's own unit allows (65,535), so that few instances ever need more while they run.
+const FILES_MIN: u64 = 1 << 16;
 /// What a server takes when it is empty, with its threads, and what the kernel counts for its sockets. Bytes.
 const BASE_BYTES: u64 = 256 << 20;
 /// The least for the buffer that replicas are fed from: its hard limit unless declared otherwise (valkey.conf). Bytes.
@@ -148,7 +150,7 @@ impl UnitFiles {
 
 /// How many files a server for so many clients may open.
 pub fn files_for(clients: u64) -> u64 {
-    clients.saturating_add(FILES_RESERVED + FILES_ROOM)
+    clients.saturating_add(FILES_RESERVED + FILES_ROOM).max(FILES_MIN)
 }
 
 fn drop_in(layout: &Layout, name: &InstanceName, server: &Path, allowance: Allowance) -> String {
@@ -185,11 +187,12 @@ mod tests {
 
     #[test]
     fn an_instance_may_take_what_its_settings_need() {
-        assert_eq!(allowance(&[]), Allowance { files: 10_256, memory_bytes: None, cpus: false });
+        assert_eq!(allowance(&[]), Allowance { files: 65_536, memory_bytes: None, cpus: false });
+        assert_eq!(allowance(&[("maxclients", "70000")]).files, 70_256);
         assert!(allowance(&[("bio-cpulist", "0-1")]).cpus);
         let gib = 1 << 30;
         let some = allowance(&[("maxmemory", "1073741824"), ("maxclients", "50")]);
-        assert_eq!(some, Allowance { files: 306, memory_bytes: Some(gib * 5 / 2 + (512 << 20)), cpus: false });
+        assert_eq!(some, Allowance { files: 65_536, memory_bytes: Some(gib * 5 / 2 + (512 << 20)), cpus: false });
         let limits = "normal 0 0 0 slave 2147483648 67108864 60 pubsub 33554432 8388608 60";
         let fed = allowance(&[("maxmemory", "1073741824"), ("client-output-buffer-limit", limits)]);
         assert_eq!(fed.memory_bytes, Some(gib * 5 / 2 + gib * 2 + (256 << 20)));
