@@ -1,0 +1,1 @@
+//! Nothing of a lab is left behind, however its run ends.
