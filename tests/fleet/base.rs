@@ -28,6 +28,10 @@ pub enum Suite {
 }
 
 impl Suite {
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Bullseye, Self::Bookworm, Self::Trixie].into_iter().find(|suite| suite.name() == name)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Bullseye => "bullseye",

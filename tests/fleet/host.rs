@@ -66,7 +66,9 @@ impl Host {
         let Some(bytes) = wanted.data_bytes else { return };
         let data = self.root.join("var/lib/valkey");
         fs::create_dir_all(&data).unwrap();
-        run::must(run::program("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=755"), "valkeeper-lab"]).arg(&data));
+        run::must(
+            run::program("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=755"), "valkeeper-lab"]).arg(&data),
+        );
     }
 
     fn write_identity(&self, keys: &Path, number: u8) {
@@ -80,7 +82,10 @@ impl Host {
         write("etc/machine-id", &format!("{:032x}\n", rand::random::<u128>()));
         // A cable that is pulled out here is a network that is silent, not a host that changes its configuration.
         let link = "[Match]\nName=host0\n[Link]\nRequiredForOnline=no\n";
-        let network = format!("[Network]\nAddress={}/24\nIPv6AcceptRA=no\nIgnoreCarrierLoss=yes\nConfigureWithoutCarrier=yes\n", self.address);
+        let network = format!(
+            "[Network]\nAddress={}/24\nIPv6AcceptRA=no\nIgnoreCarrierLoss=yes\nConfigureWithoutCarrier=yes\n",
+            self.address
+        );
         write("etc/systemd/network/10-lab.network", &format!("{link}{network}"));
         write("root/.ssh/authorized_keys", &fs::read_to_string(keys.join("key.pub")).unwrap());
         let key = self.root.join("etc/ssh/ssh_host_ed25519_key");

@@ -7,6 +7,7 @@ use crate::base::Suite;
 use crate::lab::{Lab, Wanted};
 
 #[test]
+#[ignore = "boots hosts: make test-fleet"]
 fn three_hosts_boot_and_what_happens_to_one_happens_to_no_other() {
     let begun = Instant::now();
     let lab = Lab::of([Suite::Bookworm; 3]);
@@ -41,6 +42,7 @@ fn three_hosts_boot_and_what_happens_to_one_happens_to_no_other() {
 }
 
 #[test]
+#[ignore = "boots hosts: make test-fleet"]
 fn units_of_one_name_do_not_meet() {
     let lab = Lab::of([Suite::Bookworm; 2]);
     for host in &lab.hosts {
@@ -52,6 +54,7 @@ fn units_of_one_name_do_not_meet() {
 }
 
 #[test]
+#[ignore = "boots hosts: make test-fleet"]
 fn each_suite_has_what_it_is_there_for() {
     let lab = Lab::of([Suite::Bullseye, Suite::Bookworm, Suite::Trixie]);
     let version = |host: usize| lab.hosts[host].ssh(&["systemctl", "--version"]).split(' ').nth(1).unwrap().to_owned();
@@ -66,6 +69,7 @@ fn each_suite_has_what_it_is_there_for() {
 }
 
 #[test]
+#[ignore = "boots hosts: make test-fleet"]
 fn a_full_disk_is_full_and_keeps_its_files() {
     let lab = Lab::of([Wanted { suite: Suite::Bookworm, data_bytes: Some(16 << 20) }]);
     let host = &lab.hosts[0];
@@ -78,11 +82,4 @@ fn a_full_disk_is_full_and_keeps_its_files() {
     host.free_disk();
     host.ssh(&write);
     assert_eq!(host.ssh(&["cat", "/var/lib/valkey/kept"]), "before");
-}
-#[test]
-#[ignore = "by hand"]
-fn hand() {
-    let lab = Lab::of([Suite::Bookworm; 1]);
-    eprintln!("{}", lab.folder().display());
-    std::thread::sleep(std::time::Duration::from_secs(120));
 }

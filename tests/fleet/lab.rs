@@ -1,6 +1,7 @@
 //! A few hosts on one bridge, for one test: their place on this machine, their keys, and the ssh that reaches them. What
 //! takes all of it down, however the test ends, is a process of its own: `tests/fleet/guard`.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -44,16 +45,18 @@ pub struct Place {
 
 impl Place {
     fn take() -> Self {
+        let asked = env::args().any(|argument| argument.ends_with("ignored"));
+        assert!(asked, "a test that boots hosts is not for `make test`: give it #[ignore = \"boots hosts: make test-fleet\"]");
         let able = run::output(&mut run::program(&format!("{TOOLS}/able")));
         assert!(able.status.success(), "{}", String::from_utf8_lossy(&able.stderr));
         (0..PLACES).find_map(Self::take_one).expect("a place is free: no more tests than places run at once")
     }
 
     /// Clears what a dead run left there. Nothing if a run has it that lives.
-    fn take_one(number: u8) -> Option<Self> {
+    pub fn take_one(number: u8) -> Option<Self> {
         let mut guard = Command::new("flock");
         guard.args(["--no-fork", "--nonblock", "--conflict-exit-code", &TAKEN.to_string()]);
-        guard.arg(format!("/run/lock/valkeeper-lab.{number}")).arg(format!("{TOOLS}/guard")).arg(number.to_string());
+        guard.arg(Self::lock(number)).arg(format!("{TOOLS}/guard")).arg(number.to_string());
         // In a group of its own, so that Ctrl-C ends the test and not what clears up after it.
         let mut guard = guard.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("flock starts");
         let mut said = String::new();
@@ -98,6 +101,16 @@ impl Place {
 
     pub fn number(&self) -> u8 {
         self.number
+    }
+
+    /// Who takes this lab down, as a process.
+    pub fn guard(&self) -> u32 {
+        self.guard.as_ref().map(Child::id).expect("only taken away when it ends")
+    }
+
+    /// Held by the guard as long as the place is taken. The kernel releases it.
+    pub fn lock(number: u8) -> PathBuf {
+        PathBuf::from(format!("/run/lock/valkeeper-lab.{number}"))
     }
 }
 
@@ -149,8 +162,8 @@ impl Lab {
         self.place.folder()
     }
 
-    pub fn number(&self) -> u8 {
-        self.place.number()
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// OpenSSH takes a person's home from the password file and not from `HOME`, so a configuration of our own has to be named.

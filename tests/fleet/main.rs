@@ -1,5 +1,5 @@
-//! The lab: tests on real hosts, each with its own systemd, sshd, address and disk. `make test-fleet` runs it, as root;
-//! `make test` does not (`test = false` in Cargo.toml).
+//! The lab: tests on real hosts, each with its own systemd, sshd, address and disk. `make test-fleet` runs them, as root;
+//! for `make test` they are ignored, and said to be.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,6 +12,7 @@
 )]
 
 mod base;
+mod by_hand;
 mod cgroup;
 mod cleanup;
 mod host;
