@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 /// The hierarchies of the first version in which systemd makes groups for its units.
 const OF_SYSTEMD: &[&str] = &["name=systemd", "cpu", "cpuacct", "blkio", "memory", "devices", "pids"];
@@ -16,6 +17,13 @@ pub fn made(name: &str) -> Vec<PathBuf> {
         fs::create_dir_all(group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
     }
     groups
+}
+
+/// A program that begins in these groups, and so ends with their lab at the latest.
+pub fn inside(groups: &[PathBuf], program: &str) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fleet/enter"));
+    command.args(groups).args(["--", program]).stdin(Stdio::null());
+    command
 }
 
 /// Where this run is in each hierarchy that counts.

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Output};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use rustix::process::Pid;
 
 use crate::base::Base;
 use crate::lab::{Place, Wanted, until};
-use crate::run;
+use crate::{cgroup, run};
 
 /// What nspawn ends with when its host wants to boot again (systemd-nspawn's unit has it as its restart status).
 const WANTS_REBOOT: i32 = 133;
@@ -27,7 +27,9 @@ pub struct Host {
     pub root: PathBuf,
     machine: String,
     ssh: PathBuf,
-    enter: Vec<PathBuf>,
+    /// Its control groups, and those of what this machine does for the lab.
+    groups: Vec<PathBuf>,
+    ours: Vec<PathBuf>,
     bridge: String,
     process: Mutex<Option<Child>>,
     _base: Base,
@@ -44,7 +46,8 @@ impl Host {
             root: folder.join("root"),
             machine: place.machine(number),
             ssh: place.folder().join("ssh"),
-            enter: place.groups(&name),
+            groups: place.groups(&name),
+            ours: place.groups("run"),
             bridge: place.bridge(),
             process: Mutex::new(None),
             name,
@@ -87,6 +90,7 @@ impl Host {
             self.address
         );
         write("etc/systemd/network/10-lab.network", &format!("{link}{network}"));
+        fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fleet/init"), self.file("/sbin/lab-init")).unwrap();
         write("root/.ssh/authorized_keys", &fs::read_to_string(keys.join("key.pub")).unwrap());
         let key = self.root.join("etc/ssh/ssh_host_ed25519_key");
         run::must(run::program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", &number.to_string(), "-f"]).arg(key));
@@ -108,14 +112,14 @@ impl Host {
         let console = File::options().create(true).append(true).open(self.console()).unwrap();
         let mut process = self.process.lock().unwrap();
         assert!(process.is_none(), "{} runs already", self.name);
-        let mut nspawn = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fleet/enter"));
-        nspawn.args(&self.enter).args(["--", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]);
+        let mut nspawn = cgroup::inside(&self.groups, "systemd-nspawn");
+        nspawn.args(["--quiet", "--register=no", "--keep-unit"]);
         nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]);
         nspawn.arg(format!("--network-bridge={}", self.bridge)).args(["-M", &self.machine, "--hostname", &self.name, "-D"]);
         // Since 256, systemd wants to be told that it may run where control groups are of the first version.
-        nspawn.arg(&self.root).arg("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1");
+        nspawn.arg(&self.root).args(["/sbin/lab-init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]);
         nspawn.env("SYSTEMD_NSPAWN_LOCK", "0").process_group(0);
-        nspawn.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console);
+        nspawn.stdout(console.try_clone().unwrap()).stderr(console);
         *process = Some(nspawn.spawn().unwrap());
         drop(process);
         self.wait_until_up();
@@ -149,7 +153,7 @@ impl Host {
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "{} ended by itself: {status}", self.name);
         // Its first process outlives nspawn, and the kernel ends all others with it.
-        for process in self.enter.iter().flat_map(|group| processes(group)).filter(|process| is_first(*process)) {
+        for process in self.groups.iter().flat_map(|group| processes(group)).filter(|process| is_first(*process)) {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
         }
         self.wait_until_gone();
@@ -170,7 +174,7 @@ impl Host {
     }
 
     fn wait_until_gone(&self) {
-        for group in &self.enter {
+        for group in &self.groups {
             until(&format!("no process of {} is left in {}", self.name, group.display()), || processes(group).is_empty());
         }
     }
@@ -222,8 +226,12 @@ impl Host {
 
     /// 255 is ssh's own failure.
     pub fn try_ssh(&self, arguments: &[&str]) -> Output {
-        let mut command = run::program(self.ssh.to_str().unwrap());
-        command.args(["-T", "--", &self.name]).args(arguments.iter().map(|argument| quoted(argument)));
+        let mut command = cgroup::inside(&self.ours, "timeout");
+        command
+            .args(["--foreground", "60"])
+            .arg(&self.ssh)
+            .args(["-T", "--", &self.name])
+            .args(arguments.iter().map(|argument| quoted(argument)));
         run::output(&mut command)
     }
 

@@ -83,3 +83,17 @@ fn a_full_disk_is_full_and_keeps_its_files() {
     host.ssh(&write);
     assert_eq!(host.ssh(&["cat", "/var/lib/valkey/kept"]), "before");
 }
+
+#[test]
+#[ignore = "boots hosts: make test-fleet"]
+fn memory_of_a_unit_is_limited() {
+    let lab = Lab::of([Suite::Bookworm, Suite::Trixie]);
+    for host in &lab.hosts {
+        let takes = |bytes: &str| {
+            let holds = format!("head -c {bytes} /dev/zero | tail -c {bytes} >/dev/null");
+            host.try_ssh(&["systemd-run", "--quiet", "--wait", "--property=MemoryMax=40M", "sh", "-c", &holds]).status.success()
+        };
+        assert!(takes("10M"), "{}", host.name);
+        assert!(!takes("100M"), "{}", host.name);
+    }
+}

@@ -92,13 +92,6 @@ impl Place {
         cgroup::made(&format!("valkeeper-lab.{}/{name}", self.number))
     }
 
-    /// A program that ends with the lab, at the latest.
-    pub fn command(&self, groups: &[PathBuf], program: &str) -> Command {
-        let mut command = Command::new(format!("{TOOLS}/enter"));
-        command.args(groups).args(["--", program]).stdin(Stdio::null());
-        command
-    }
-
     pub fn number(&self) -> u8 {
         self.number
     }
@@ -152,7 +145,7 @@ impl Lab {
 
     /// A program on this machine (the controller's) that reaches the hosts by their names, if it uses `VALKEEPER_SSH` as its ssh.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.place.command(&self.groups, program);
+        let mut command = cgroup::inside(&self.groups, program);
         command.env("VALKEEPER_SSH", self.folder().join("ssh"));
         command
     }
