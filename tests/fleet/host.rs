@@ -126,13 +126,18 @@ impl Host {
     }
 
     pub fn wait_until_up(&self) {
-        let sshd = SocketAddr::new(self.address.parse().unwrap(), 22);
         until(&format!("{} boots (see {})", self.name, self.console().display()), || {
             self.assert_running();
-            TcpStream::connect_timeout(&sshd, Duration::from_millis(200)).is_ok()
+            self.listens()
         });
         // sshd listens before systemd lets people in.
         until(&format!("{} answers by ssh", self.name), || self.try_ssh(&["true"]).status.success());
+    }
+
+    /// That somebody takes connections for ssh there; a host that is down or cut off does not.
+    pub fn listens(&self) -> bool {
+        let sshd = SocketAddr::new(self.address.parse().unwrap(), 22);
+        TcpStream::connect_timeout(&sshd, Duration::from_millis(500)).is_ok()
     }
 
     fn assert_running(&self) {

@@ -165,7 +165,7 @@ impl Lab {
         let at = |name: &str| folder.join(name).display().to_string();
         let mut config = format!(
             "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {}\n  \
-             GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  BatchMode yes\n  ConnectTimeout 2\n  \
+             GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  BatchMode yes\n  ConnectTimeout 20\n  \
              ServerAliveInterval 2\n  ServerAliveCountMax 3\n",
             at("key"),
             at("known_hosts"),
@@ -195,7 +195,7 @@ fn prepare(place: &Place) {
 }
 
 /// How long something may take on a busy machine until a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Looks again and again until it is so.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
