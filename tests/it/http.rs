@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use valkeeper::daemon::status::{PassResult, Status};
 use valkeeper::http::{Hook, Limits, Moment, Site, serve};
 use valkeeper::model::password::Secret;
@@ -52,7 +52,7 @@ async fn start(mut site: Site, secret: Option<&str>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let serving = tokio::spawn(serve(listener, site, async {
+    let serving = tokio::spawn(serve(listener, watch::channel(site).1, async {
         let _ = stopped.await;
     }));
     Server { at, stop, serving, pulls }

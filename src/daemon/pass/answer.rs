@@ -1,8 +1,9 @@
 //! What people ask of the daemon, answered between passes.
 
+use tokio::sync::oneshot;
+
 use super::Passes;
-use crate::daemon::command::What;
-use crate::fleet::local::LocalFleet;
+use crate::daemon::command::{Command, What};
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock;
 use crate::model::desired::Desired;
@@ -12,15 +13,22 @@ use crate::model::record::{FleetRecord, Suspension, Suspensions};
 use crate::plan;
 use crate::plan::show::{self, View};
 use crate::repo::Revision;
-use crate::roots;
+use crate::roots::{self, Roots};
+
+/// How many plans of other branches are made at once.
+const PLANS_MAX: usize = 4;
 
 impl Passes {
     /// Answers a request between passes. Gives whether a pass should follow at once.
-    pub async fn answer(&mut self, what: What) -> (Result<String, String>, bool) {
-        match what {
+    pub async fn answer(&mut self, command: Command) -> bool {
+        let Command { what, answer } = command;
+        let (said, soon) = match what {
             What::Sync { wait: _ } => (Ok(self.last_pass()), false),
             What::Retry { name } => (self.retry(name), true),
-            What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
+            What::Plan { reference, json } => {
+                self.plan_of(reference, json, answer);
+                return false;
+            }
             What::Suspend { name, by, reason, until } => {
                 let suspension = Suspension { by, reason, since: clock::now(), until };
                 let said = format!(
@@ -50,7 +58,10 @@ impl Passes {
                 };
                 (self.change_record(said, approve).await, true)
             }
-        }
+        };
+        // Who asked may have gone.
+        let _gone = answer.send(said);
+        soon
     }
 
     /// How the last pass ended, for whoever waited for it.
@@ -86,22 +97,27 @@ impl Passes {
         self.remember(&scene, change).await.map(|()| said)
     }
 
-    async fn plan_of(&mut self, reference: &str, json: bool) -> Result<String, String> {
-        let desired = self.following.read_other(reference).await?;
-        let live = self.fleet_of_other(&desired).observe().await;
-        let made = plan::plan(&desired, &live);
-        let rest = plan::rest(&desired, &live, &made);
-        let view = View { desired: &desired, live: &live, plan: &made, rest: &rest };
-        if json {
-            serde_json::to_string_pretty(&show::json(&view)).map_err(|error| error.to_string())
-        } else {
-            Ok(show::text(&view))
+    /// Beside the passes: they wait neither for another branch to be fetched, nor for a look at its nodes.
+    fn plan_of(&mut self, reference: String, json: bool, answer: oneshot::Sender<Result<String, String>>) {
+        while self.plans.try_join_next().is_some() {}
+        if self.plans.len() >= PLANS_MAX {
+            let _gone = answer.send(Err("other plans are still being made: come again".to_owned()));
+            return;
         }
+        let (other, roots) = (self.following.of_branch(&reference), self.roots.clone());
+        self.plans.spawn(async move {
+            let made = async { plan_of(&other?.read_head().await?, &roots, json).await };
+            let _gone = answer.send(made.await);
+        });
     }
+}
 
-    fn fleet_of_other(&self, desired: &Desired) -> LocalFleet {
-        roots::fleet(desired, &roots::places(desired, &self.roots))
-    }
+async fn plan_of(desired: &Desired, roots: &Roots, json: bool) -> Result<String, String> {
+    let live = roots::fleet(desired, &roots::places(desired, roots)).observe().await;
+    let made = plan::plan(desired, &live);
+    let rest = plan::rest(desired, &live, &made);
+    let view = View { desired, live: &live, plan: &made, rest: &rest };
+    if json { serde_json::to_string_pretty(&show::json(&view)).map_err(|error| error.to_string()) } else { Ok(show::text(&view)) }
 }
 
 fn suspend(all: &mut Suspensions, name: Option<InstanceName>, suspension: Option<Suspension>) {
