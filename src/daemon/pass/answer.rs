@@ -64,8 +64,8 @@ impl Passes {
         soon
     }
 
-    /// How the last pass ended, for whoever waited for it.
-    fn last_pass(&self) -> String {
+    /// How the last pass ended, in one line.
+    pub(super) fn last_pass(&self) -> String {
         let revision = self.following.in_force().map_or("no revision", |in_force| in_force.revision.as_str());
         match &self.last {
             Some(pass) => format!("pass {} at {revision}: {}", pass.number, pass.result.word()),

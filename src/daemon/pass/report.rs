@@ -11,6 +11,7 @@ use crate::apply::schedule::Report;
 use crate::daemon::backoff::later;
 use crate::daemon::lifecycle;
 use crate::daemon::status::{NodeStatus, PassResult, PassStatus, Problem, Status};
+use crate::daemon::systemd;
 use crate::host::clock;
 use crate::model::live::{Live, Observed};
 use crate::model::name::NodeName;
@@ -41,6 +42,7 @@ impl Passes {
         let done = count(|outcome| matches!(outcome, Outcome::Done));
         self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
         self.shared.metrics.pass_ended(&self.phases, result);
+        systemd::status(&self.last_pass());
         self.publish(scene.as_ref());
         Ended { result, next }
     }
