@@ -20,11 +20,11 @@ use super::routes::routes;
 
 /// A handful of scrapers, probes and forges, and room for as many again that hang.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may be idle, or take to send the head of a request. Prometheus connects anew when it finds its
-/// connection closed.
+/// How long a connection may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a connection may last in all, so that who asks and never reads the answer does not keep its place.
-const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may last in all, so that who asks and never reads the answer does not keep its place: the time for a
+/// head, for an answer (`routes`), and as much again as for a head to take the answer.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long requests that are under way may take once the daemon stops.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long to wait when no connection can be accepted, as when the process has too many files open.
@@ -54,6 +54,8 @@ pub async fn serve(listener: TcpListener, site: watch::Receiver<Site>, stop: imp
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIME_MAX)
+                    // One request each: none is then cut off because others came before it.
+                    .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), service);
                 let served = graceful.watch(served);
                 connections.spawn(async move {
