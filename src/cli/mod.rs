@@ -1,5 +1,6 @@
 //! What people type: clap types, and one short file for each command.
 
+mod agent;
 mod apply;
 mod approve;
 pub mod check;
@@ -69,6 +70,8 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// List and bring back the data of a deleted instance
     Restore(restore::RestoreArgs),
+    /// Serve a controller on this node: what it starts over ssh
+    Agent(agent::AgentArgs),
     /// Print the JSON Schema of the state language
     Schema,
     /// Read a password and print its hash for password_sha256
@@ -135,6 +138,7 @@ pub fn run() -> ExitCode {
         Command::Retry(args) => with_runtime(requests::retry(args)),
         Command::Accept(args) => with_runtime(requests::accept(args)),
         Command::Approve(args) => with_runtime(approve::approve(args)),
+        Command::Agent(args) => with_runtime(agent::agent(args)),
         Command::Restore(args) => with_runtime(restore::restore(args)),
     };
     match exit {

@@ -20,7 +20,7 @@ use super::news::News;
 use super::shared::Shared;
 use super::status::{ConfigurationStatus, InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
-use crate::fleet::local::LocalFleet;
+use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock::{self, Stopwatch};
 use crate::metrics::Phase;
@@ -40,7 +40,7 @@ use crate::roots::{self, Places, Roots};
 pub struct Passes {
     pub following: Following,
     roots: Roots,
-    fleet: Option<(Places, Arc<LocalFleet>)>,
+    fleet: Option<(Places, Arc<Nodes>)>,
     backoff: Backoff,
     news: News,
     number: u64,
@@ -78,7 +78,7 @@ pub enum Next {
 /// What one look showed.
 struct Scene {
     in_force: Arc<InForce>,
-    fleet: Arc<LocalFleet>,
+    fleet: Arc<Nodes>,
     live: Live,
     record: Arc<FleetRecord>,
     plan: Plan,
@@ -215,12 +215,13 @@ impl Passes {
     }
 
     /// The nodes; kept from pass to pass while they are the same.
-    fn fleet_of(&mut self, desired: &Desired) -> Arc<LocalFleet> {
+    fn fleet_of(&mut self, desired: &Desired) -> Arc<Nodes> {
         let places = roots::places(desired, &self.roots);
         match &self.fleet {
             Some((known, fleet)) if *known == places => Arc::clone(fleet),
-            Some(_) | None => {
-                let fleet = Arc::new(roots::fleet(desired, &places));
+            known => {
+                let before = known.as_ref().map(|(_, fleet)| &**fleet);
+                let fleet = Arc::new(roots::fleet(desired, &places, before));
                 self.fleet = Some((places, Arc::clone(&fleet)));
                 fleet
             }
@@ -231,7 +232,7 @@ impl Passes {
     async fn take_turn(&mut self, scene: &Scene) {
         let before = self.watching.take();
         if scene.record.suspended.of_fleet(clock::now()).is_some() {
-            scene.fleet.release();
+            scene.fleet.release().await;
             self.watching = Some("nobody: the fleet is suspended".to_owned());
         } else if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
             self.watching = Some(held.why.clone());

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::action::Action;
 use super::desired::Origin;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
 
 /// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Subject {
     Fleet,
     Instance(InstanceName),
@@ -30,19 +32,23 @@ pub struct Plan {
 }
 
 /// One action on one node, with why and at what cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub subject: Subject,
     pub node: NodeName,
     pub action: Action,
     pub cause: Cause,
     /// Settings of this step that somebody else changed, in a step that has other causes too.
+    #[serde(skip)]
     pub drifted: BTreeSet<SettingName>,
+    /// For people; what performs a step does not ask.
+    #[serde(skip)]
     pub costs: Vec<Cost>,
 }
 
 /// Why a step is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// The state repository asks for it.
     Requested,

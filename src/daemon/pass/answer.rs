@@ -1,9 +1,12 @@
 //! What people ask of the daemon, answered between passes.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::Passes;
 use crate::daemon::command::{Command, What};
+use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock;
 use crate::model::desired::Desired;
@@ -105,15 +108,17 @@ impl Passes {
             return;
         }
         let (other, roots) = (self.following.of_branch(&reference), self.roots.clone());
+        let ours = self.fleet.as_ref().map(|(_, fleet)| Arc::clone(fleet));
         self.plans.spawn(async move {
-            let made = async { plan_of(&other?.read_head().await?, &roots, json).await };
+            let made = async { plan_of(&other?.read_head().await?, &roots, ours.as_deref(), json).await };
             let _gone = answer.send(made.await);
         });
     }
 }
 
-async fn plan_of(desired: &Desired, roots: &Roots, json: bool) -> Result<String, String> {
-    let live = roots::fleet(desired, &roots::places(desired, roots)).observe().await;
+/// `ours` lends its connections.
+async fn plan_of(desired: &Desired, roots: &Roots, ours: Option<&Nodes>, json: bool) -> Result<String, String> {
+    let live = roots::fleet(desired, &roots::places(desired, roots), ours).observe().await;
     let made = plan::plan(desired, &live);
     let rest = plan::rest(desired, &live, &made);
     let view = View { desired, live: &live, plan: &made, rest: &rest };
