@@ -27,7 +27,7 @@ use crate::metrics::Phase;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::Live;
-use crate::model::name::{InstanceName, NodeName};
+use crate::model::name::{FleetName, InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled};
@@ -40,7 +40,7 @@ use crate::roots::{self, Places, Roots};
 pub struct Passes {
     pub following: Following,
     roots: Roots,
-    fleet: Option<(Places, Arc<Nodes>)>,
+    fleet: Option<((FleetName, Places), Arc<Nodes>)>,
     backoff: Backoff,
     news: News,
     number: u64,
@@ -214,15 +214,15 @@ impl Passes {
         Some(Scene { in_force, fleet, live, record, plan })
     }
 
-    /// The nodes; kept from pass to pass while they are the same.
+    /// The nodes; kept from pass to pass while they are the same, and are of the same fleet.
     fn fleet_of(&mut self, desired: &Desired) -> Arc<Nodes> {
-        let places = roots::places(desired, &self.roots);
+        let key = (desired.fleet.clone(), roots::places(desired, &self.roots));
         match &self.fleet {
-            Some((known, fleet)) if *known == places => Arc::clone(fleet),
+            Some((known, fleet)) if *known == key => Arc::clone(fleet),
             known => {
                 let before = known.as_ref().map(|(_, fleet)| &**fleet);
-                let fleet = Arc::new(roots::fleet(desired, &places, before));
-                self.fleet = Some((places, Arc::clone(&fleet)));
+                let fleet = Arc::new(roots::fleet(desired, &key.1, before));
+                self.fleet = Some((key, Arc::clone(&fleet)));
                 fleet
             }
         }

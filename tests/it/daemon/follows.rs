@@ -195,3 +195,19 @@ fn a_plan_of_an_unmerged_branch_is_shown_and_nothing_is_done() {
     assert!(is_settled(&daemon.sync(), &main));
     assert_eq!(post.site.client("one", "app", PASSWORD).ask("CONFIG GET hz"), "hz 11");
 }
+
+/// What stands there belongs to the fleet of the old name, and is left alone.
+#[test]
+fn a_commit_that_renames_the_fleet_is_another_fleet_on_the_same_node() {
+    let post = Post::new(&instance("one", "hz = 11"));
+    let daemon = post.start();
+    daemon.settles(post.git.at("HEAD").as_str());
+    let text = post.site.text("", &instance("two", "hz = 11"));
+    assert!(text.contains("\"prod\""), "{text}");
+    let revision = post.commit_text(&text.replace("\"prod\"", "\"next\""));
+    daemon.settles(&revision);
+    post.site.operator("two").ask("CONFIG SET hz 50");
+    assert!(is_settled(&daemon.sync(), &revision), "{}", daemon.log());
+    assert_eq!(post.site.operator("two").ask("CONFIG GET hz"), "hz 11");
+    assert_eq!(post.site.client("one", "app", PASSWORD).ask("CONFIG GET hz"), "hz 11");
+}
