@@ -73,7 +73,7 @@ impl Acting {
         match self.say(vec!["ACL", "SAVE"]).await {
             Ok(_) => Ok(()),
             Err(Halt::Failed(why)) => failed(format!("{why}; its log: {}", process::tail_since(&log, before))),
-            Err(pending @ Halt::Pending(_)) => Err(pending),
+            Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
         }
     }
 }

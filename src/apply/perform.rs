@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::difference::{Expected, describe};
-use super::proof::Proofs;
+use super::proof::{Disproof, Proofs};
 use super::server::{Acting, Halt, failed};
 use crate::host::clock::Deadline;
 use crate::host::files;
@@ -71,6 +71,7 @@ impl Performer {
             Ok(()) => {}
             Err(Halt::Pending(what)) => return Outcome::Pending(what),
             Err(Halt::Failed(why)) => return Outcome::Failed(why),
+            Err(Halt::Refused(why)) => return Outcome::Refused(why),
         }
         match self.look(step, &binary).await {
             Err(error) => Outcome::Failed(format!("it was done and could not be read back: {error}")),
@@ -140,6 +141,7 @@ impl Performer {
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::AwaitAof
+                | Effect::RewriteAof
                 | Effect::Snapshot
                 | Effect::DropAof
                 | Effect::SetUser { .. }
@@ -160,7 +162,10 @@ impl Performer {
             Effect::WriteMarker(marker) => acting.write_marker((**marker).clone()).await,
             Effect::Prove(spec) => {
                 let proved = self.proofs.prove(&self.node, &acting.binary, spec).await;
-                proved.map_err(Halt::Failed)
+                proved.map_err(|why| match why {
+                    Disproof::Refused(why) => Halt::Refused(why),
+                    Disproof::Untried(why) => Halt::Failed(why),
+                })
             }
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
@@ -169,6 +174,7 @@ impl Performer {
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::AwaitAof => acting.await_aof().await,
+            Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
             Effect::DropAof => acting.drop_aof().await,
             Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,

@@ -315,7 +315,12 @@ impl Passes {
 fn is_unclear(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Pending(_) | Outcome::Conflict(_) => true,
-        Outcome::Done | Outcome::AlreadyDone | Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::NotReached(_) => false,
+        Outcome::Done
+        | Outcome::AlreadyDone
+        | Outcome::NotKept(_)
+        | Outcome::Failed(_)
+        | Outcome::Refused(_)
+        | Outcome::NotReached(_) => false,
     }
 }
 

@@ -8,6 +8,7 @@ use super::wanted::Wanted;
 use super::{Decision, Scene, acl, guard};
 use crate::model::acl::AclUser;
 use crate::model::action::{Action, Opening, WantedUsers};
+use crate::model::binary::BinaryFacts;
 use crate::model::change::Half;
 use crate::model::desired::UndeclaredUsers;
 use crate::model::live::{Folder, MemberFacts};
@@ -25,7 +26,7 @@ pub(super) fn start(
     spec: &InstanceSpec,
 ) {
     let member = place.member;
-    let after = match startable(member, spec) {
+    let after = match startable(member, place.binary, spec) {
         Ok(after) => after,
         Err(why) => return decision.hold(name, "start", HeldReason::DataGone { why }),
     };
@@ -72,12 +73,12 @@ pub(super) fn reopen(
         let why = "its data folder is gone and our operator user is locked out, so its data is only in memory".to_owned();
         return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why });
     }
-    let after = match startable(member, spec) {
+    let after = match startable(member, place.binary, spec) {
         Ok(after) => after,
         Err(why) => return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why }),
     };
     let what = "restart to let the operator in";
-    let Some(cost) = guard::may_restart(scene, decision, name, place, &disk, what) else { return };
+    let Some(cost) = guard::may_restart(scene, decision, name, place, member.persists(place.binary), what) else { return };
     let (_, without) = files(scene, place, wanted);
     let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
     let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);
@@ -92,7 +93,7 @@ pub(super) fn reopen(
 ///
 /// # Errors
 /// Why it would come up without its data.
-fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSpec, String> {
+fn startable(member: &MemberFacts, binary: &BinaryFacts, declared: &InstanceSpec) -> Result<InstanceSpec, String> {
     let data = member.data;
     if data.folder != Folder::Present {
         return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
@@ -110,5 +111,16 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
     let mut spec = declared.clone();
     let aof = data.aof && (had_aof || asked_for);
     spec.set(&SettingName::known("appendonly"), if aof { "yes" } else { "no" });
+    keep_databases(member, binary, &mut spec);
     Ok(spec)
+}
+
+/// Fewer databases than its data may take would lose keys or stop the start: that is decided while it runs, and shows.
+fn keep_databases(member: &MemberFacts, binary: &BinaryFacts, spec: &mut InstanceSpec) {
+    let applied = InstanceSpec::new(member.marker.applied.settings.clone());
+    let before = [member.spec.disk.seen(), Some(&applied)].into_iter().flatten();
+    let before = before.filter_map(|before| binary.number(before, "databases")).max();
+    if let Some(before) = before.filter(|before| binary.number(spec, "databases").is_some_and(|wanted| wanted < *before)) {
+        spec.set(&SettingName::known("databases"), before.to_string());
+    }
 }

@@ -149,6 +149,10 @@ fn settle(seed: u64, sim: &Sim, desired: &Desired) {
 /// At rest, what is not held is as it was asked for; judged without the planner.
 fn as_desired(seed: u64, sim: &Sim, desired: &Desired, plan: &Plan) {
     let live = sim.shown();
+    if plan.held.is_empty() {
+        let mut records = live.seen_nodes().flat_map(|(_, facts)| facts.records.values());
+        assert!(records.all(|record| record.approvals.is_empty()), "seed {seed}: an approval outlives what it was given for");
+    }
     for (name, wish) in &desired.instances {
         let held = plan.held.iter().any(|held| held.instance == *name);
         let node = &desired.shards[&wish.shard].nodes[0];

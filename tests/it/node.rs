@@ -390,11 +390,11 @@ async fn a_config_that_the_server_refuses_never_reaches_the_instance() {
     let world = World::new().await;
     let spec = plain(free_port());
     let outcome = world.create("a", &with(&spec, &[("io-threads", "9999")]), app_user()).await;
-    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("io-threads")), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("io-threads")), "{outcome:?}");
     assert!(!world.file("instances/a.toml").exists());
     assert_eq!(world.on("a", creation(&spec, app_user())).await, Outcome::Done);
     let before = fs::read_to_string(world.file("config/a.conf")).unwrap();
-    assert!(matches!(world.change("a", &with(&spec, &[("io-threads", "9999")]), true).await, Outcome::Failed(_)));
+    assert!(matches!(world.change("a", &with(&spec, &[("io-threads", "9999")]), true).await, Outcome::Refused(_)));
     assert_eq!(fs::read_to_string(world.file("config/a.conf")).unwrap(), before);
     assert!(matches!(world.member("a").await.server, Server::Up(_)));
 }

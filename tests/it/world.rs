@@ -75,7 +75,15 @@ pub fn desired(rng: &mut StdRng, revision: u32) -> Desired {
         },
         nodes: (0..NODES)
             .map(|index| {
-                (node(index), DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./n{index}")), address: None })
+                (
+                    node(index),
+                    DesiredNode {
+                        at: Origin::default(),
+                        reach: Reach::Local(format!("./n{index}")),
+                        address: None,
+                        drain: false,
+                    },
+                )
             })
             .collect(),
         shards: (0..NODES)
@@ -102,7 +110,7 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
         ("maxmemory", &["64mb", "128mb"]),
         ("appendonly", &["yes", "no"]),
         ("save", &["", "900 1", "3600 1 300 100 60 10000"]),
-        ("databases", &["16", "32"]),
+        ("databases", &["4", "16", "32"]),
         ("io-threads", &["1", "2"]),
         ("timeout", &["0", "300"]),
         ("notify-keyspace-events", &["", "KEA"]),
@@ -153,7 +161,7 @@ fn selector(rng: &mut StdRng) -> DesiredSelector {
 pub fn meddle(rng: &mut StdRng, sim: &Sim) {
     let (node, name) = (node(rng.random_range(0..NODES)), instance(rng.random_range(0..INSTANCES)));
     let setting = |name: &str| SettingName::new(name).unwrap();
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
         0 => sim.edit(&node, &name, |member| {
             if let Half::Seen(spec) = &mut member.spec.memory {
                 spec.settings.insert(setting("timeout"), "77".into());
@@ -192,6 +200,7 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
             sim.edit(&node, &name, |member| member.data.folder = Folder::Missing);
         }
         7 => sim.edit(&node, &name, |member| member.spec.disk = Half::Absent),
+        9 => sim.spread(&node, &name, rng.random()),
         8 => sim.edit(&node, &name, |member| {
             if let Half::Seen(spec) = &mut member.spec.memory {
                 spec.foreign.push("logfile /elsewhere".into());

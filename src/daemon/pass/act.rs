@@ -55,7 +55,7 @@ impl Passes {
         let mut troubled = false;
         for (step, outcome) in &report.results {
             match outcome {
-                Some(outcome @ (Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
+                Some(outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
                     troubled = true;
                     let message = format!("{}: {outcome}", crate::plan::show::step_line(step));
                     if self.backoff.failed(&step.subject, message.clone(), clock::now()) {

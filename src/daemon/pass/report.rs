@@ -38,7 +38,9 @@ impl Passes {
             report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(wanted)).count() as u64
         };
         let held = scene.as_ref().map_or(0, |scene| scene.plan.held.len() as u64);
-        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::NotKept(_) | Outcome::NotReached(_)));
+        let failed = count(|outcome| {
+            matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))
+        });
         let done = count(|outcome| matches!(outcome, Outcome::Done));
         self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
         self.shared.metrics.pass_ended(&self.phases, result);
