@@ -271,11 +271,18 @@ pub enum Note {
     SetAside { instance: InstanceName, uid: String },
 }
 
+impl Step {
+    /// Did somebody else change what it changes, or a part of that?
+    pub fn is_drift(&self) -> bool {
+        self.cause == Cause::Drift || !self.drifted.is_empty()
+    }
+}
+
 impl Plan {
     /// What somebody else changed, whether it is put right now or held.
     pub fn drift(&self) -> impl Iterator<Item = &Step> {
         let withheld = self.held.iter().flat_map(|held| &held.withheld);
-        self.steps.iter().chain(withheld).filter(|step| step.cause == Cause::Drift)
+        self.steps.iter().chain(withheld).filter(|step| step.is_drift())
     }
 
     /// Nothing to do and nothing held but by a guard that a person set.
