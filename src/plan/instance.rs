@@ -184,6 +184,12 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
     };
+    let spec = wanted.take_spec(port, address);
+    if let (None, Some((facts, binary))) = (begun, scene.live.seen(node))
+        && let Err(reason) = scene.room.enter(node, facts, &spec, binary.persists(&spec))
+    {
+        return decision.hold(name, "create", reason);
+    }
     let uid = match begun {
         Some(member) => {
             scene.roster.adopt(name, seat, &member.marker.uid, node, port);
@@ -200,7 +206,7 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         uid,
         tenant: instance.tenant.clone(),
         protect: instance.protect,
-        spec: wanted.take_spec(port, address),
+        spec,
         users: wanted.users,
     };
     decision.step(name, node, Action::CreateInstance(Box::new(creation)), Cause::Requested);

@@ -1,7 +1,7 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::{Action, Upgrade};
-use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Step};
+use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Resource, Step};
 use crate::model::size::show_size;
 
 pub(super) fn cause(cause: Cause) -> &'static str {
@@ -168,6 +168,18 @@ pub fn held_reason(reason: &HeldReason) -> String {
             let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
         }
+        HeldReason::NoRoom { node, resource: Resource::Memory, needed_bytes, there_bytes } => format!(
+            "the instances of node {node} could take {} together, and it has {} of memory: make them smaller, name another shard, \
+             or set guard.without_room = \"warn\"",
+            show_size(*needed_bytes),
+            show_size(*there_bytes)
+        ),
+        HeldReason::NoRoom { node, resource: Resource::Disk, needed_bytes, there_bytes } => format!(
+            "two copies of its data take {}, and the disk of node {node} has {} left: free some, name another shard, or set \
+             guard.without_room = \"warn\"",
+            show_size(*needed_bytes),
+            show_size(*there_bytes)
+        ),
         HeldReason::Draining { node } => {
             format!(
                 "node {node} is marked drain = true, so nothing new is placed on it: name another shard, or take the mark off"
@@ -186,6 +198,11 @@ pub(super) fn note(note: &Note) -> String {
         Note::UndeclaredUser { instance, user } => {
             format!("instance {instance} has the undeclared user {user}; it is kept (guard.undeclared_users = \"keep\")")
         }
+        Note::MemoryShort { node, declared_bytes, total_bytes } => format!(
+            "the instances of node {node} may take {} together, more than the {} of memory that it has",
+            show_size(*declared_bytes),
+            show_size(*total_bytes)
+        ),
         Note::SetAside { instance, uid } => {
             format!(
                 "data of a deleted instance {instance} is still kept: \"valkeeper restore {instance} --uid {uid}\" before applying brings it back"
