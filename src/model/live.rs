@@ -71,6 +71,30 @@ pub struct NodeFacts {
     /// TCP ports on which anything listens, ours included.
     #[serde(default)]
     pub ports_in_use: BTreeSet<u16>,
+    /// The version of systemd, where that keeps the servers running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<String>,
+    #[serde(default, skip_serializing_if = "Capacity::is_unknown")]
+    pub capacity: Capacity,
+}
+
+/// What a node has room for; nothing where it could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Capacity {
+    /// Of the file system with the data folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_total_bytes: Option<u64>,
+    /// What a server could still write to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<u64>,
+}
+
+impl Capacity {
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl NodeFacts {
@@ -109,6 +133,9 @@ pub struct MemberFacts {
     /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl_file_broken: Option<String>,
+    /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_broken: Option<String>,
 }
 
 impl MemberFacts {
@@ -168,6 +195,9 @@ pub struct Running {
     /// Still reading its data: it answers INFO only.
     #[serde(default)]
     pub loading: bool,
+    /// The file that it was started from was replaced by another build, or removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub program_replaced: bool,
     /// It follows another server.
     #[serde(default)]
     pub replica: bool,
@@ -180,6 +210,13 @@ pub struct Running {
     pub aof_rewriting: bool,
     #[serde(default)]
     pub connections: Connections,
+}
+
+impl Running {
+    /// Does it run something else than what is installed?
+    pub fn is_outdated(&self, installed: &BinaryFacts) -> bool {
+        self.version != installed.version || self.program_replaced
+    }
 }
 
 /// The client connections, our own left out.

@@ -157,6 +157,11 @@ pub enum HeldReason {
         used: Option<u64>,
         revision: String,
     },
+    /// The installed server is older than the one that runs.
+    Downgrade {
+        runs: String,
+        installed: String,
+    },
     PortTaken {
         node: NodeName,
         port: u16,
@@ -209,6 +214,7 @@ impl HeldReason {
             Self::DataGone { .. } => "data-gone",
             Self::RestartLosesData { .. } => "restart-loses-data",
             Self::KeysInDatabases { .. } => "keys-in-databases",
+            Self::Downgrade { .. } => "downgrade",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
@@ -236,6 +242,7 @@ impl HeldReason {
             | Self::NotOurs { .. }
             | Self::Budget { .. }
             | Self::DataGone { .. }
+            | Self::Downgrade { .. }
             | Self::PortTaken { .. }
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
