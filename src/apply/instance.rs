@@ -53,10 +53,11 @@ impl Acting {
     pub(super) async fn make_data_folder(&self) -> Result<(), Halt> {
         self.on_disk(|node, name| {
             let folder = node.layout.data(name);
-            Ok(match node.owned_by_servers() {
+            match node.owned_by_servers() {
                 Some(owner) => files::make_folder_for(&folder, 0o750, Some(owner))?,
                 None => files::make_folder(&folder)?,
-            })
+            }
+            Ok(())
         })
         .await
     }
@@ -202,13 +203,12 @@ impl Acting {
     /// A server refuses more clients than it may open files for. Its unit says the new number, but only to the next start.
     async fn raise_files(&self, settings: &Settings) -> Result<(), Halt> {
         let clients = settings.get("maxclients").and_then(|number| number.parse().ok());
-        match (clients, self.node.layout.units()) {
-            (Some(clients), Some(_)) => {
-                let pid = self.find().await?;
-                self.on_disk(move |_, _| Ok(pid.map_or((), |pid| process::raise_files(pid, unit::files_for(clients))))).await
-            }
-            (_, _) => Ok(()),
+        if let (Some(clients), Some(_)) = (clients, self.node.layout.units())
+            && let Some(pid) = self.find().await?
+        {
+            process::raise_files(pid, unit::files_for(clients));
         }
+        Ok(())
     }
 
     /// Waits until the AOF is complete: no rewrite runs or is due, and the last one went well (facts D).

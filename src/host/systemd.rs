@@ -175,7 +175,7 @@ impl Systemd {
         if let Some(connection) = &*known {
             return Ok(connection.clone());
         }
-        let connecting = zbus::connection::Builder::system().method_timeout(ANSWER).build();
+        let connecting = Box::pin(zbus::connection::Builder::system().method_timeout(ANSWER).build());
         match tokio::time::timeout(ANSWER, connecting).await {
             Ok(Ok(connection)) => Ok(known.insert(connection).clone()),
             Ok(Err(error)) => Err(SystemdError::Unreachable(error)),
@@ -190,7 +190,8 @@ impl Systemd {
         call: impl AsyncFnOnce(&Connection) -> zbus::Result<T>,
     ) -> Result<T, SystemdError> {
         let connection = self.connection().await?;
-        match tokio::time::timeout(ANSWER, call(&connection)).await {
+        // Boxed, because the library's futures are deep, and theirs who call us contain them.
+        match tokio::time::timeout(ANSWER, Box::pin(call(&connection))).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if matches!(error, zbus::Error::InputOutput(_)) {

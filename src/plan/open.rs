@@ -113,7 +113,8 @@ pub(super) fn upgrade(
         Err(why) => return decision.hold(name, what, HeldReason::DataGone { why }),
     };
     if !member.persists(place.binary) {
-        let why = "it keeps nothing on disk and would come up empty with the installed server: let it save (appendonly, save),                    or restart it by hand when that may happen";
+        let why = "it keeps nothing on disk and would come up empty with the installed server: let it save (appendonly, save), \
+                   or restart it by hand when that may happen";
         return decision.hold(name, what, HeldReason::DataGone { why: why.to_owned() });
     }
     let running_with = member.spec.memory.seen().cloned().unwrap_or_default();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use valkeeper::fleet::{Execute as _, Observe as _};
+use valkeeper::host::scratch::Bench;
 use valkeeper::model::action::{Action, Opening};
 use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::{Half, Twin};
@@ -18,7 +19,8 @@ use crate::support::*;
 
 async fn facts() -> BinaryFacts {
     let scratch = tempfile::tempdir().unwrap();
-    let asked = BinaryMemory::default().get(Path::new(SERVER), scratch.path(), scratch.path(), Duration::from_secs(5)).await;
+    let bench = Bench { below: scratch.path().to_owned(), account: None };
+    let asked = BinaryMemory::default().get(Path::new(SERVER), scratch.path(), &bench, Duration::from_secs(5)).await;
     (*asked.unwrap().facts).clone()
 }
 

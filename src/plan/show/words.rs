@@ -112,7 +112,8 @@ pub fn held_reason(reason: &HeldReason) -> String {
              run \"valkeeper approve {revision}\" if that may happen"
         ),
         HeldReason::Downgrade { runs, installed } => format!(
-            "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data:              install {runs} or a newer one again"
+            "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data: \
+             install {runs} or a newer one again"
         ),
         HeldReason::PortTaken { node, port, by: None } => {
             format!("something else listens on port {port} of node {node}: free it or declare another port")
