@@ -95,10 +95,14 @@ async fn answer(local: &Local, request: Request, access: Access) -> Reply {
             }
             Err(why) => Reply::Unseen(why),
         },
-        (Request::Acquire { .. } | Request::Perform { .. }, Access::ReadOnly) => refused(),
+        (Request::Acquire { .. } | Request::Perform { .. } | Request::Prepare | Request::Leave { .. }, Access::ReadOnly) => {
+            refused()
+        }
         (Request::Acquire { holder }, Access::Full) => Reply::Turn(local.acquire(&holder).await),
         (Request::Perform { .. }, Access::Full) if !local.has_right() => Reply::NoRight,
         (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref()).await),
+        (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
+        (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
         (Request::Release, _) => {
             local.release();
             Reply::Released

@@ -11,6 +11,7 @@
 //! - [`fleet`]: all nodes as one: looking and acting, here and over ssh
 //! - [`wire`]: what crosses to the agent of a node
 //! - [`agent`]: the node side of the wire
+//! - [`prepare`]: making a host a node, and no node again
 //! - [`repo`]: the source: following git, and reading the text of a revision
 //! - [`roots`]: what the text names on this machine, within the roots that the process was given
 //! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod prepare;
 pub mod reconcile;
 pub mod repo;
 pub mod roots;

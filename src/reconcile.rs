@@ -131,7 +131,7 @@ fn account(applied: &mut Applied, report: Report) -> bool {
             Some(Outcome::Done | Outcome::AlreadyDone) => applied.done.push(step),
             Some(Outcome::Pending(_)) => pending = true,
             Some(Outcome::Conflict(_)) | None => {}
-            Some(outcome @ (Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::NotReached(_))) => {
+            Some(outcome @ (Outcome::NotKept(_) | Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotReached(_))) => {
                 applied.failed.insert(step.subject.clone(), (step, outcome));
             }
         }

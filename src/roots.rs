@@ -26,7 +26,7 @@ pub use crate::repo::folder::{ReadError, read};
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
 
 /// The folders that paths in the text are resolved against, and that they must stay below.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     /// For `password = { file = … }`; nothing: files may not be named at all, as from a git repository.
     pub secrets: Option<PathBuf>,
@@ -183,9 +183,12 @@ pub fn places(desired: &Desired, roots: &Roots) -> Places {
 /// The nodes at these places; members of other fleets are never touched. Those of `before` keep their connections.
 pub fn fleet(desired: &Desired, places: &Places, before: Option<&Nodes>) -> Nodes {
     let surroundings = Surroundings::of_this_process(Limits::default());
-    // As git has GIT_SSH: a program that is called as ssh would be.
-    let ssh = Ssh::new(std::env::var_os("VALKEEPER_SSH").filter(|name| !name.is_empty()));
-    Nodes::renewed(places, &Means { surroundings, ssh }, before).only(desired.fleet.clone())
+    Nodes::renewed(places, &Means { surroundings, ssh: ssh() }, before).only(desired.fleet.clone())
+}
+
+/// The `ssh` of this process: as git has GIT_SSH, `VALKEEPER_SSH` names a program that is called as ssh would be.
+pub fn ssh() -> Ssh {
+    Ssh::new(std::env::var_os("VALKEEPER_SSH").filter(|name| !name.is_empty()))
 }
 
 /// A secret of one line in a file, such as that of a hook.

@@ -69,6 +69,12 @@ pub enum Request {
         holder: String,
     },
     Release,
+    /// Put in place what all instances of the node share: the unit template. Needs no right to act: no server is touched.
+    Prepare,
+    /// Remove all that is ours from the node, if no member stands on it. `set_aside`: data of deleted members as well.
+    Leave {
+        set_aside: bool,
+    },
     /// Take this step, if the right to act is held. `fleet`: whose members may be touched.
     Perform {
         step: Box<Step>,
@@ -96,6 +102,8 @@ pub enum Reply {
     Unseen(String),
     Turn(Turn),
     Released,
+    /// What was asked for is done; or why not.
+    Done(Result<(), String>),
     Performed(Outcome),
     /// The right to act is not held over this connection.
     NoRight,

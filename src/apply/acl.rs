@@ -72,7 +72,7 @@ impl Acting {
         match self.say(vec!["ACL", "SAVE"]).await {
             Ok(_) => Ok(()),
             Err(Halt::Failed(why)) => failed(format!("{why}; its log: {}", self.words(&before).await)),
-            Err(pending @ Halt::Pending(_)) => Err(pending),
+            Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
         }
     }
 }

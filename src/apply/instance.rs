@@ -196,7 +196,7 @@ impl Acting {
         match self.say(words).await {
             Ok(_) => Ok(()),
             Err(Halt::Failed(why)) => failed(format!("none of the settings was taken: {why}")),
-            Err(pending @ Halt::Pending(_)) => Err(pending),
+            Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
         }
     }
 
@@ -229,6 +229,23 @@ impl Acting {
             if !poll.again(self.end).await {
                 let seconds = field("aof_current_rewrite_time_sec");
                 return Err(Halt::Pending(format!("the append-only file to be written (for {seconds} s now)")));
+            }
+        }
+    }
+
+    /// Writes the append-only file anew and waits until that is over.
+    pub(super) async fn rewrite_aof(&mut self) -> Result<(), Halt> {
+        let mut poll = Poll::default();
+        loop {
+            match self.say(vec!["BGREWRITEAOF"]).await {
+                // Where a snapshot runs it is scheduled, and `await_aof` waits for that too.
+                Ok(_begun) => return self.await_aof().await,
+                // One that began before knows the history that is to go.
+                Err(Halt::Failed(why)) if why.contains("in progress") => {}
+                Err(halt) => return Err(halt),
+            }
+            if !poll.again(self.end).await {
+                return Err(Halt::Pending("an earlier rewrite of the append-only file to end".to_owned()));
             }
         }
     }

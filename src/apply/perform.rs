@@ -1,14 +1,12 @@
 //! Performing one step on this machine: look, compare, write, look again. The one rule for every effect.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::difference::{Expected, describe};
-use super::proof::Proofs;
+use super::proof::{Disproof, Proofs};
 use super::server::{Acting, Halt, failed};
 use crate::host::clock::Deadline;
 use crate::host::files;
-use crate::host::layout::Room;
 use crate::model::action::{Action, Standing};
 use crate::model::effect::{Effect, effects};
 use crate::model::live::{NodeFacts, Server};
@@ -73,6 +71,7 @@ impl Performer {
             Ok(()) => {}
             Err(Halt::Pending(what)) => return Outcome::Pending(what),
             Err(Halt::Failed(why)) => return Outcome::Failed(why),
+            Err(Halt::Refused(why)) => return Outcome::Refused(why),
         }
         match self.look(step, &binary).await {
             Err(error) => Outcome::Failed(format!("it was done and could not be read back: {error}")),
@@ -143,6 +142,7 @@ impl Performer {
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::AwaitAof
+                | Effect::RewriteAof
                 | Effect::Snapshot
                 | Effect::DropAof
                 | Effect::SetUser { .. }
@@ -163,7 +163,10 @@ impl Performer {
             Effect::WriteMarker(marker) => acting.write_marker((**marker).clone()).await,
             Effect::Prove(spec) => {
                 let proved = self.proofs.prove(&self.node, &acting.binary, spec).await;
-                proved.map_err(Halt::Failed)
+                proved.map_err(|why| match why {
+                    Disproof::Refused(why) => Halt::Refused(why),
+                    Disproof::Untried(why) => Halt::Failed(why),
+                })
             }
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
@@ -173,6 +176,7 @@ impl Performer {
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::AwaitAof => acting.await_aof().await,
+            Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
             Effect::DropAof => acting.drop_aof().await,
             Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,
@@ -186,15 +190,7 @@ impl Performer {
 
     /// The folders of the node, which the first change makes.
     async fn prepare(&self) -> Result<(), Halt> {
-        self.on_disk(|node| {
-            files::make_folder(node.layout.root())?;
-            let made = |(folder, room): &(PathBuf, Room)| match room {
-                Room::Own => files::make_folder(folder),
-                Room::ServersRead => files::make_folder_for(folder, 0o750, node.readable_by_servers()),
-            };
-            Ok(node.layout.folders().iter().try_for_each(made)?)
-        })
-        .await
+        self.on_disk(|node| Ok(super::node::make_folders(node)?)).await
     }
 
     async fn write_record(&self, record: Arc<FleetRecord>) -> Result<(), Halt> {

@@ -146,6 +146,11 @@ async fn attempt<E: Execute>(
 fn may_retry(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Failed(_) | Outcome::NotReached(_) => true,
-        Outcome::Done | Outcome::AlreadyDone | Outcome::Pending(_) | Outcome::Conflict(_) | Outcome::NotKept(_) => false,
+        Outcome::Done
+        | Outcome::AlreadyDone
+        | Outcome::Pending(_)
+        | Outcome::Conflict(_)
+        | Outcome::NotKept(_)
+        | Outcome::Refused(_) => false,
     }
 }

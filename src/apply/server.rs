@@ -18,6 +18,8 @@ pub(super) enum Halt {
     /// It goes on by itself; the next look decides.
     Pending(String),
     Failed(String),
+    /// The settings were tried and are not taken; nothing was touched.
+    Refused(String),
 }
 
 impl From<FileError> for Halt {

@@ -38,7 +38,7 @@ pub(super) fn link(drafts: Vec<Draft>, secrets: &Secrets, problems: &mut Vec<Pro
     check_nodes(&nodes, problems);
     shards.values().for_each(|(_, shard)| check_shard(shard, &nodes, problems));
     instances.iter().for_each(|(name, (_, instance))| check_instance(name, instance, &shards, &tenants, problems));
-    check_ports(&instances, &shards, problems);
+    check_ports(&instances, &shards, &nodes, problems);
 
     let merge = Merge::new(defaults.map(|found| found.value).unwrap_or_default());
     let instances = instances
@@ -188,10 +188,11 @@ fn unknown<'n>(
     }));
 }
 
-/// No two instances may ask for one port of one node.
+/// No two instances may ask for one port of one node, nor of two nodes on this machine.
 fn check_ports(
     instances: &Declared<InstanceName, InstanceDraft>,
     shards: &Declared<ShardName, ShardDraft>,
+    declared: &Declared<NodeName, DesiredNode>,
     problems: &mut Vec<Problem>,
 ) {
     let mut asking: Vec<(&InstanceName, &Located<u16>, &ShardName)> = instances
@@ -200,24 +201,24 @@ fn check_ports(
         .filter_map(|(name, (_, instance))| Some((name, instance.port.as_ref()?, &instance.shard.as_ref()?.value)))
         .collect();
     asking.sort_by_key(|(_, port, _)| port.at);
-    let mut taken: HashMap<(&NodeName, u16), (&InstanceName, Origin)> = HashMap::new();
+    let is_local = |node: &NodeName| declared.get(node).is_some_and(|(_, node)| node.is_local());
+    let mut taken: HashMap<(Option<&NodeName>, u16), (&InstanceName, &NodeName, Origin)> = HashMap::new();
     for (name, port, shard) in asking {
         let nodes = shards.get(shard).map(|(_, draft)| draft.shard.nodes.as_slice()).unwrap_or_default();
         let mut clash = None;
         for node in nodes {
-            let first = *taken.entry((node, port.value)).or_insert((name, port.at));
+            let first = *taken.entry(((!is_local(node)).then_some(node), port.value)).or_insert((name, node, port.at));
             if first.0 != name {
                 clash = clash.or(Some((node, first)));
             }
         }
-        if let Some((node, (first, first_at))) = clash {
-            let title = format!(
-                "instances {:?} and {:?} both ask for port {} of node {:?}",
-                first.as_str(),
-                name.as_str(),
-                port.value,
-                node.as_str()
-            );
+        if let Some((node, (first, first_node, first_at))) = clash {
+            let place = match first_node == node {
+                true => format!("node {:?}", node.as_str()),
+                false => format!("this machine, where nodes {:?} and {:?} are", first_node.as_str(), node.as_str()),
+            };
+            let title =
+                format!("instances {:?} and {:?} both ask for port {} of {place}", first.as_str(), name.as_str(), port.value,);
             let problem = Problem::new(title, port.at, "again here").other(first_at, "first asked for here");
             problems.push(problem.help("change one of the two, or leave port out: the lowest free one is given and kept"));
         }

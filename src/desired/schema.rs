@@ -175,7 +175,7 @@ pub static UNDECLARED_USERS: Key = key(
 pub static NODE_TABLE: Table = Table {
     exactly_one: &["ssh", "local"],
     needs: Some(("ssh", "address")),
-    ..table("A host: this machine (local), or one reached over ssh.", &[&SSH, &LOCAL, &NODE_ADDRESS])
+    ..table("A host: this machine (local), or one reached over ssh.", &[&SSH, &LOCAL, &NODE_ADDRESS, &DRAIN])
 };
 pub static SSH: Key =
     key("ssh", "Where to reach the host: a destination that ssh_config understands.", Shape::Text(&DESTINATION));
@@ -187,6 +187,9 @@ pub static LOCAL: Key = key(
 pub static NODE_ADDRESS: Key =
     key("address", "Where other nodes and clients reach its instances; they listen on loopback and here.", Shape::Text(&ADDRESS));
 
+pub static DRAIN: Key =
+    key("drain", "Place nothing new on it; what is there stays until it is moved or deleted.", Shape::Boolean).default("false");
+
 pub static SHARD_TABLE: Table = table("A list of nodes that carry instances.", &[&SHARD_NODES, &SHARD_PORTS]);
 pub static SHARD_NODES: Key = key(
     "nodes",
@@ -194,8 +197,12 @@ pub static SHARD_NODES: Key = key(
     Shape::List { of: &Shape::Text(&NODE_NAME), at_least: 1 },
 )
 .required();
-pub static SHARD_PORTS: Key =
-    key("ports", "The ports that its instances may be given, first and last.", Shape::Text(&PORTS)).required();
+pub static SHARD_PORTS: Key = key(
+    "ports",
+    "The ports that its instances are given, first and last; local nodes share the ports of this machine.",
+    Shape::Text(&PORTS),
+)
+.required();
 
 pub static TENANT_TABLE: Table = table("Who an instance belongs to.", &[]);
 
@@ -218,7 +225,7 @@ pub static TENANT: Key = key("tenant", "Who it belongs to: a name in [tenants]."
 pub static SHARD: Key = key("shard", "Where it lives: a name in [shards].", Shape::Text(&SHARD_NAME)).required();
 pub static PORT: Key = key(
     "port",
-    "The port; if left out, the lowest free one of the shard, which then stays.",
+    "The port, also outside the range of its shard; if left out, the lowest free one of that range, which then stays.",
     Shape::Integer { min: PORT_MIN, max: PORT_MAX },
 );
 pub static PRIMARY: Key =

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Look;
+use crate::apply::node as node_as_a_whole;
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
 use crate::host::clock::{Deadline, Poll};
@@ -78,7 +79,8 @@ impl Local {
             Right::Unable(why) => Some(why.clone()),
         };
         match why {
-            None => self.performer.perform(step, fleet).await,
+            // In a box: the futures of a step are nested deep, and whoever waits for many of them nests on.
+            None => Box::pin(self.performer.perform(step, fleet)).await,
             Some(why) => Outcome::Failed(why),
         }
     }
@@ -95,6 +97,28 @@ impl Local {
         };
         *self.right() = right;
         turn
+    }
+
+    /// Puts in place what all members of the node share.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub async fn prepare(&self) -> Result<(), String> {
+        node_as_a_whole::prepare(self.performer.node()).await
+    }
+
+    /// Removes all that is ours from the node; nobody may act on it meanwhile.
+    ///
+    /// # Errors
+    /// Why something has to stay.
+    pub async fn leave(&self, set_aside: bool) -> Result<(), String> {
+        match self.acquire("valkeeper node remove").await {
+            Turn::Held(why) | Turn::Unable(why) => return Err(why),
+            Turn::Taken => {}
+        }
+        let left = node_as_a_whole::leave(self.performer.node(), set_aside).await;
+        self.release();
+        left
     }
 
     pub fn has_right(&self) -> bool {

@@ -159,6 +159,27 @@ impl Session {
         }
     }
 
+    /// Puts in place there what all instances share.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn prepare(&self) -> Result<(), String> {
+        self.order(Request::Prepare).await
+    }
+
+    /// Removes all that is ours there, if no member stands there.
+    ///
+    /// # Errors
+    /// Why something is left.
+    pub async fn leave(&self, set_aside: bool) -> Result<(), String> {
+        self.order(Request::Leave { set_aside }).await
+    }
+
+    async fn order(&self, request: Request) -> Result<(), String> {
+        let reply = self.connection().await?.ask(request, STEP).await?;
+        if let Reply::Done(done) = reply { done } else { Err(nonsense(&reply)) }
+    }
+
     /// The connection, made now if there is none. After a failure it is made in the background, and not waited for long.
     async fn connection(&self) -> Result<Arc<Connection>, String> {
         let (attempt, before) = {
@@ -245,9 +266,13 @@ async fn connect(destination: Destination) -> Result<Arc<Connection>, String> {
 fn nonsense(reply: &Reply) -> String {
     match reply {
         Reply::NotUnderstood(why) => why.clone(),
-        Reply::Observed { .. } | Reply::Unseen(_) | Reply::Turn(_) | Reply::Released | Reply::NoRight | Reply::Performed(_) => {
-            "its agent answers something else than it is asked".to_owned()
-        }
+        Reply::Observed { .. }
+        | Reply::Unseen(_)
+        | Reply::Turn(_)
+        | Reply::Released
+        | Reply::NoRight
+        | Reply::Done(_)
+        | Reply::Performed(_) => "its agent answers something else than it is asked".to_owned(),
     }
 }
 

@@ -3,9 +3,12 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 /// What `ssh` may see of our environment: where a person's set-up is. Everything else stays here, because it may hold secrets.
 const INHERITED: &[&str] =
@@ -25,6 +28,14 @@ const OPTIONS: &[&str] = &[
 /// Where our program lies on a node.
 pub const REMOTE_PROGRAM: &str = "/usr/local/bin/valkeeper";
 
+/// What `sh` does to install it. Constant: nothing is ever put into it.
+const INSTALL: &str = "umask 022; new=/usr/local/bin/.valkeeper.new; \
+    cat >$new && chmod 755 $new && $new --version && sync $new && mv $new /usr/local/bin/valkeeper && exit 0; rm -f $new; exit 1";
+/// How long one of these may take, but for the agent: a program of some 20 MB over a slow line.
+const RUN: Duration = Duration::from_secs(180);
+/// How much of what is said is read. Bytes.
+const SAID_BYTES_MAX: u64 = 64 << 10;
+
 /// The `ssh` of this machine.
 #[derive(Debug, Clone)]
 pub struct Ssh {
@@ -36,8 +47,34 @@ pub struct Ssh {
 pub enum Remote {
     /// The agent.
     Agent,
-    /// A POSIX shell that reads what it is to do from its input.
-    Shell,
+    /// A POSIX shell that reads what it is to ask from its input (`prepare/survey.sh`).
+    Survey,
+    /// Our program, from its input: put in place in one rename, after it has run once.
+    Install { sudo: bool },
+    /// Takes our program away.
+    Remove { sudo: bool },
+}
+
+/// Why something did not run at the other end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("ssh cannot be started")]
+    Start(#[source] io::Error),
+    #[error("it was not done within {} s", RUN.as_secs())]
+    Late,
+    /// 255 is ssh's own; all others are of what ran there.
+    #[error("{words} ({status})")]
+    Status { status: ExitStatus, words: String },
+}
+
+async fn text(from: Option<impl AsyncRead + Unpin>) -> String {
+    let mut said = Vec::new();
+    if let Some(mut from) = from {
+        // What is said beyond that is read, so that nobody waits for us, and thrown away.
+        let _cut_off = (&mut from).take(SAID_BYTES_MAX).read_to_end(&mut said).await;
+        let _cut_off = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// One host behind ssh.
@@ -63,9 +100,15 @@ impl Remote {
     fn line(self) -> String {
         match self {
             Self::Agent => format!("exec {REMOTE_PROGRAM} agent"),
-            Self::Shell => "exec sh -s".to_owned(),
+            Self::Survey => "exec sh -s".to_owned(),
+            Self::Install { sudo } => format!("exec {}sh -c '{INSTALL}'", as_root(sudo)),
+            Self::Remove { sudo } => format!("exec {}rm -f {REMOTE_PROGRAM}", as_root(sudo)),
         }
     }
+}
+
+fn as_root(sudo: bool) -> &'static str {
+    if sudo { "sudo -n " } else { "" }
 }
 
 impl Destination {
@@ -85,7 +128,31 @@ impl Destination {
         command.spawn()
     }
 
-    pub fn host(&self) -> &str {
-        &self.host
+    /// Runs it with this input to its end, and gives what it said.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, or it did not end well.
+    pub async fn run(&self, remote: Remote, input: &[u8]) -> Result<String, RunError> {
+        let mut child = self.start(remote).map_err(RunError::Start)?;
+        let (to, from, error) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let work = async {
+            let give = async {
+                // It may end, and say why, without reading all of it.
+                if let Some(mut to) = to {
+                    let _not_read = to.write_all(input).await;
+                }
+            };
+            let ((), said, words) = tokio::join!(give, text(from), text(error));
+            (child.wait().await, said, words)
+        };
+        match timeout(RUN, work).await {
+            Err(_elapsed) => Err(RunError::Late),
+            Ok((Err(error), _, _)) => Err(RunError::Start(error)),
+            Ok((Ok(status), said, _)) if status.success() => Ok(said),
+            Ok((Ok(status), _, words)) => {
+                let words = words.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
+                Err(RunError::Status { status, words: words.chars().filter(|c| !c.is_control()).take(500).collect() })
+            }
+        }
     }
 }

@@ -78,6 +78,17 @@ impl Supervisor {
         }
     }
 
+    /// Has unit files read again that were written or removed, where there are any.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked, or refuses.
+    pub async fn reload(&self) -> Result<(), SupervisorError> {
+        match self {
+            Self::Processes => Ok(()),
+            Self::Systemd(systemd) => Ok(systemd.reload().await?),
+        }
+    }
+
     /// All servers that run on the node, whoever started them.
     ///
     /// # Errors

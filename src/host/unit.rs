@@ -153,6 +153,28 @@ pub fn files_for(clients: u64) -> u64 {
     clients.saturating_add(FILES_RESERVED + FILES_ROOM).max(FILES_MIN)
 }
 
+/// Writes the template that all members share; a person's own one is not overwritten by this.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_template(layout: &Layout) -> Result<(), FileError> {
+    let Some(folder) = layout.units() else { return Ok(()) };
+    let path = folder.join(TEMPLATE_NAME);
+    if files::read_bounded(&path)?.is_some() {
+        return Ok(());
+    }
+    files::make_open_folder(&folder)?;
+    files::replace(&path, TEMPLATE.as_bytes(), MODE)
+}
+
+/// Removes the template.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_template(layout: &Layout) -> Result<(), FileError> {
+    layout.units().map_or(Ok(()), |folder| files::remove(&folder.join(TEMPLATE_NAME)))
+}
+
 fn drop_in(layout: &Layout, name: &InstanceName, server: &Path, allowance: Allowance) -> String {
     let Allowance { files, memory_bytes, cpus } = allowance;
     let mut text = String::from(

@@ -51,6 +51,23 @@ impl BinaryFacts {
         self.settings.get(name).map(|facts| facts.default.as_str())
     }
 
+    /// A setting that is a number: as these settings have it, or this binary's default.
+    pub fn number(&self, spec: &InstanceSpec, name: &str) -> Option<u64> {
+        let usual = || self.settings.get(name).map(|facts| facts.default.as_str());
+        spec.get(name).or_else(usual)?.parse().ok()
+    }
+
+    /// Does a server with these settings write a snapshot when it is stopped?
+    pub fn snapshots(&self, spec: &InstanceSpec) -> bool {
+        let usual = self.settings.get("save").map(|facts| facts.default.as_str());
+        spec.get("save").or(usual).is_some_and(|points| !points.is_empty())
+    }
+
+    /// Does a server with these settings keep its data over a stop?
+    pub fn persists(&self, spec: &InstanceSpec) -> bool {
+        spec.aof() || self.snapshots(spec)
+    }
+
     /// Only what differs from this binary's defaults: the form in which memory is compared.
     pub fn without_defaults(&self, settings: &Settings) -> Settings {
         let differs = |(name, value): &(&SettingName, &String)| self.default_of(name) != Some(value.as_str());

@@ -80,6 +80,8 @@ pub struct DesiredNode {
     pub reach: Reach,
     /// Where other nodes and clients reach its instances; they bind loopback and this.
     pub address: Option<std::net::IpAddr>,
+    /// Nothing new is placed on it.
+    pub drain: bool,
 }
 
 /// How a node is reached.
@@ -89,6 +91,16 @@ pub enum Reach {
     Local(String),
     /// A destination that ssh_config understands.
     Ssh(String),
+}
+
+impl DesiredNode {
+    /// Is it in this machine, as every local node is? Such nodes share their ports.
+    pub fn is_local(&self) -> bool {
+        match self.reach {
+            Reach::Local(_) => true,
+            Reach::Ssh(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -43,6 +43,8 @@ pub enum Effect {
     ConfigSet(Settings),
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
+    /// Writes the AOF anew, with what is in memory now and nothing of its history.
+    RewriteAof,
     /// Makes a `dump.rdb` before the AOF is switched off.
     Snapshot,
     /// Removes the files of an AOF that is being switched off: a later start must not take them for the newest data.
@@ -226,6 +228,12 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, 
             effects.push(Effect::DropAof);
             effects.extend(set);
         }
+        (true, true) if binary.number(declared, "databases") < binary.number(&before, "databases") => {
+            // Its history may name databases that go: their keys would end up in another one, or stop the server (facts D).
+            effects.push(Effect::RewriteAof);
+            effects.extend(write);
+            effects.extend(set);
+        }
         (true, true) if !write.is_empty() => {
             // The AOF may have been switched on a moment ago, by us before a crash or by hand.
             effects.push(Effect::AwaitAof);
@@ -275,6 +283,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::WriteRecord(_) | Effect::Prove(_) => {}
         Effect::WriteMarker(_)
         | Effect::AwaitAof
+        | Effect::RewriteAof
         | Effect::Snapshot
         | Effect::DropAof
         | Effect::MakeFolder
@@ -348,7 +357,7 @@ impl MemberFacts {
             Effect::WriteUnit => self.unit_broken = None,
             Effect::Start => self.start(binary),
             Effect::Stop => self.stop(binary),
-            Effect::AwaitAof => self.data.aof = true,
+            Effect::AwaitAof | Effect::RewriteAof => self.data.aof = true,
             Effect::Snapshot => self.data.rdb = true,
             Effect::DropAof => self.data.aof = false,
             Effect::ConfigSet(values) => self.config_set(values, binary),
@@ -388,6 +397,8 @@ impl MemberFacts {
         self.users.values_mut().for_each(|twin| twin.memory = twin.disk.clone());
         let declared = self.spec.disk.seen().cloned().unwrap_or_default();
         self.spec.memory = Half::Seen(InstanceSpec::new(binary.without_defaults(&declared.settings)));
+        // Of data that it reads nobody knows which databases it takes before it was asked.
+        let databases_used = (!self.data.aof && !self.data.rdb).then_some(0);
         self.data.aof |= declared.aof();
         if self.marker.stage == Stage::Provisioning {
             self.marker.stage = Stage::Active;
@@ -399,6 +410,7 @@ impl MemberFacts {
             program_replaced: false,
             replica: false,
             used_memory_bytes: 0,
+            databases_used,
             aof_rewriting: false,
             connections: Connections::default(),
         });
@@ -406,9 +418,8 @@ impl MemberFacts {
 
     fn stop(&mut self, binary: &BinaryFacts) {
         if let (Half::Seen(memory), Server::Up(_)) = (&self.spec.memory, &self.server) {
-            let default = binary.settings.get("save").map(|facts| facts.default.as_str()).unwrap_or_default();
             // A server that keeps snapshots writes one before it ends.
-            self.data.rdb |= !memory.get("save").unwrap_or(default).is_empty();
+            self.data.rdb |= binary.snapshots(memory);
         }
         self.users.values_mut().for_each(|twin| twin.memory = Half::Absent);
         self.users.retain(|_, twin| *twin != Twin::default());

@@ -148,9 +148,8 @@ impl MemberFacts {
 
     /// Does its server keep its data over a stop, as it is set now (or, where that is unseen, as its file says)?
     pub fn persists(&self, binary: &BinaryFacts) -> bool {
-        let save = binary.settings.get("save").map(|facts| facts.default.as_str()).unwrap_or_default();
         let spec = self.spec.memory.seen().or(self.spec.disk.seen());
-        spec.is_none_or(|spec| spec.persists(save))
+        spec.is_none_or(|spec| binary.persists(spec))
     }
 }
 
@@ -203,6 +202,9 @@ pub struct Running {
     #[serde(default)]
     pub replica: bool,
     pub used_memory_bytes: u64,
+    /// How many databases its keys take: one more than the highest that holds any. Nothing: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases_used: Option<u64>,
     /// An AOF rewrite runs or is due.
     #[serde(default)]
     pub aof_rewriting: bool,

@@ -18,6 +18,7 @@ pub const RIGHTS: &[&str] = &[
     "+client|list",
     "+client|kill",
     "+bgsave",
+    "+bgrewriteaof",
     "+multi",
     "+exec",
 ];

@@ -18,6 +18,9 @@ pub enum Outcome {
     /// Written, and read back as something else.
     NotKept(String),
     Failed(String),
+    /// The node's own server does not take the settings, tried away from the data: nothing was touched, and trying again
+    /// changes nothing.
+    Refused(String),
     /// The node could not be reached, or did not answer in time; what happened there is unknown.
     NotReached(String),
 }
@@ -36,6 +39,7 @@ impl Outcome {
             Self::Conflict(_) => "conflict",
             Self::NotKept(_) => "not-kept",
             Self::Failed(_) => "failed",
+            Self::Refused(_) => "refused",
             Self::NotReached(_) => "not-reached",
         }
     }
@@ -43,9 +47,12 @@ impl Outcome {
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Done | Self::AlreadyDone => None,
-            Self::Pending(text) | Self::Conflict(text) | Self::NotKept(text) | Self::Failed(text) | Self::NotReached(text) => {
-                Some(text)
-            }
+            Self::Pending(text)
+            | Self::Conflict(text)
+            | Self::NotKept(text)
+            | Self::Failed(text)
+            | Self::Refused(text)
+            | Self::NotReached(text) => Some(text),
         }
     }
 }
@@ -59,6 +66,7 @@ impl fmt::Display for Outcome {
             Self::Conflict(_) => "changed meanwhile:",
             Self::NotKept(_) => "not kept:",
             Self::Failed(_) => "failed:",
+            Self::Refused(_) => "refused:",
             Self::NotReached(_) => "not reached:",
         };
         write!(f, "{word} {}", self.message().unwrap_or_default())

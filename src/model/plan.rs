@@ -73,14 +73,32 @@ pub enum Cost {
     Stop { connections: u64 },
     /// Connections of one user are closed. `at_most`: the exact number was not asked for.
     Closes { user: UserName, connections: u64, at_most: bool },
+    /// A limit on connections gets tighter.
+    Tightens(ConnectionLimit),
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
-    /// Keys in the databases that go are lost, or keep the server from starting (facts E.5).
-    FewerDatabases { from: u64, to: u64 },
+    /// Keys in the databases that go keep the server from starting, or end up in database 0. `used`: how many databases
+    /// its keys take, if that is known.
+    FewerDatabases { from: u64, to: u64, used: Option<u64> },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Data is removed for good.
     DataGone { bytes: u64 },
+}
+
+/// A limit on connections. Those beyond it are closed as soon as it is set; beyond `Count` only new ones are refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// How long a connection may be idle.
+    Idle { seconds: u64 },
+    /// What all connections may take together.
+    Memory,
+    /// The replies that wait for one client.
+    Replies,
+    /// One request.
+    Request,
+    /// How many there may be.
+    Count { max: u64, open: u64 },
 }
 
 /// Something that is wanted and not done, with the reason.
@@ -132,6 +150,13 @@ pub enum HeldReason {
     RestartLosesData {
         revision: String,
     },
+    /// There may be keys in the databases that a smaller number takes away. `used`: how many its keys take, if known.
+    KeysInDatabases {
+        from: u64,
+        to: u64,
+        used: Option<u64>,
+        revision: String,
+    },
     /// The installed server is older than the one that runs.
     Downgrade {
         runs: String,
@@ -156,6 +181,10 @@ pub enum HeldReason {
     /// The roster places it where it cannot be seen, or on a node that is not declared.
     PlacedElsewhere {
         nodes: Vec<NodeName>,
+    },
+    /// `drain = true`: nothing new is placed on the node.
+    Draining {
+        node: NodeName,
     },
     /// A person told the daemon to leave it alone for a while.
     Suspended {
@@ -184,12 +213,14 @@ impl HeldReason {
             Self::Vanished => "vanished",
             Self::DataGone { .. } => "data-gone",
             Self::RestartLosesData { .. } => "restart-loses-data",
+            Self::KeysInDatabases { .. } => "keys-in-databases",
             Self::Downgrade { .. } => "downgrade",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::Draining { .. } => "draining",
             Self::Suspended { .. } => "suspended",
             Self::ObserveOnly => "observe-only",
             Self::NotOffered { .. } => "not-offered",
@@ -203,6 +234,7 @@ impl HeldReason {
             | Self::Protected
             | Self::Vanished
             | Self::RestartLosesData { .. }
+            | Self::KeysInDatabases { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
             Self::NodeUnseen { .. }
@@ -216,6 +248,7 @@ impl HeldReason {
             | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
+            | Self::Draining { .. }
             | Self::NotOffered { .. } => false,
         }
     }
@@ -238,11 +271,18 @@ pub enum Note {
     SetAside { instance: InstanceName, uid: String },
 }
 
+impl Step {
+    /// Did somebody else change what it changes, or a part of that?
+    pub fn is_drift(&self) -> bool {
+        self.cause == Cause::Drift || !self.drifted.is_empty()
+    }
+}
+
 impl Plan {
     /// What somebody else changed, whether it is put right now or held.
     pub fn drift(&self) -> impl Iterator<Item = &Step> {
         let withheld = self.held.iter().flat_map(|held| &held.withheld);
-        self.steps.iter().chain(withheld).filter(|step| step.cause == Cause::Drift)
+        self.steps.iter().chain(withheld).filter(|step| step.is_drift())
     }
 
     /// Nothing to do and nothing held but by a guard that a person set.

@@ -33,11 +33,6 @@ impl InstanceSpec {
         self.settings.insert(name.clone(), value.into());
     }
 
-    /// Does a server with these settings keep its data over a restart? (`defaults_save` is the binary's default.)
-    pub fn persists(&self, default_save: &str) -> bool {
-        self.aof() || !self.get("save").unwrap_or(default_save).is_empty()
-    }
-
     pub fn aof(&self) -> bool {
         self.get("appendonly") == Some("yes")
     }

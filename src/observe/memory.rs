@@ -35,7 +35,7 @@ pub async fn look(
     end: Deadline,
 ) -> Result<Memory, ValkeyError> {
     let commands = [
-        vec!["INFO", "server", "clients", "memory", "persistence", "replication"],
+        vec!["INFO", "server", "clients", "memory", "persistence", "replication", "keyspace"],
         vec!["CONFIG", "GET", "*"],
         vec!["ACL", "LIST"],
     ];
@@ -53,6 +53,8 @@ pub async fn look(
         program_replaced: false,
         replica: info_field(&info, "role") == Some("slave"),
         used_memory_bytes: number("used_memory"),
+        // While it loads, there is more to come.
+        databases_used: (!loading).then(|| databases_used(&info)),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
         connections: Connections { total: number("connected_clients").saturating_sub(1), by_user: None },
     };
@@ -101,6 +103,12 @@ fn users(lines: &[String]) -> Result<BTreeMap<UserName, Arc<AclUser>>, ValkeyErr
     lines.iter().map(|line| read(line).ok_or(ValkeyError::Strange("an ACL user in words that are not known"))).collect()
 }
 
+/// One more than the highest database in a line such as `db9:keys=1,expires=0,avg_ttl=0`; empty ones have no line.
+fn databases_used(info: &str) -> u64 {
+    let number = |line: &str| line.strip_prefix("db")?.split_once(":keys=")?.0.parse::<u64>().ok();
+    info.lines().filter_map(number).max().map_or(0, |highest| highest + 1)
+}
+
 /// The connections of `CLIENT LIST` by user, the operator's left out: they are ours.
 fn clients(list: &str) -> Connections {
     let mut by_user = BTreeMap::new();
@@ -116,6 +124,12 @@ fn clients(list: &str) -> Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_highest_database_with_keys_counts() {
+        assert_eq!(databases_used("# Keyspace\r\ndb0:keys=2,expires=0,avg_ttl=0\r\ndb11:keys=1,expires=0\r\n"), 12);
+        assert_eq!(databases_used("db_something:1\r\n# Keyspace\r\n"), 0);
+    }
 
     #[test]
     fn our_own_connection_is_not_counted() {

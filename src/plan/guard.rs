@@ -6,10 +6,9 @@ use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure, Mode};
 use crate::model::live::{Live, Member, Server};
 use crate::model::marker::Stage;
-use crate::model::name::{InstanceName, SettingName};
+use crate::model::name::InstanceName;
 use crate::model::plan::{Cause, Cost, HeldReason, Step};
 use crate::model::record::Suspension;
-use crate::model::spec::InstanceSpec;
 
 /// The restarts that are under way or planned. A server that is still loading after a restart counts.
 #[derive(Debug)]
@@ -107,17 +106,16 @@ pub(super) fn hold_requests(scene: &mut Scene<'_>, decision: &mut Decision, name
     }
 }
 
-/// May this member restart now? Holds it if not; gives what it costs if so.
+/// May this member restart now? Holds it if not; gives what it costs if so. `persists`: does its server keep its data, as
+/// it is set when it is stopped?
 pub(super) fn may_restart(
     scene: &mut Scene<'_>,
     decision: &mut Decision,
     name: &InstanceName,
     place: &Place<'_>,
-    running_with: &InstanceSpec,
+    persists: bool,
     what: &str,
 ) -> Option<Cost> {
-    let default_save = place.binary.default_of(&SettingName::known("save")).unwrap_or_default();
-    let persists = running_with.persists(default_save);
     if !persists && !scene.approved {
         let revision = scene.desired.revision.clone();
         decision.hold(name, what, HeldReason::RestartLosesData { revision });

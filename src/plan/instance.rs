@@ -1,12 +1,14 @@
 //! What is to be done about one instance.
 
 use super::found::{Place, Places};
+use super::identity;
+use super::open::Upgrade;
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, acl, forward, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
-use crate::model::live::{Folder, MemberFacts, Observed, Server};
+use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
@@ -136,6 +138,9 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
             for kept in facts.set_aside.iter().filter(|kept| kept.instance == *name && kept.fleet == desired.fleet) {
                 decision.notes.push(Note::SetAside { instance: name.clone(), uid: kept.uid.clone() });
             }
+            if desired.nodes.get(node).is_some_and(|node| node.drain) {
+                return decision.hold(name, "create", HeldReason::Draining { node: node.clone() });
+            }
             create(scene, decision, &wish, wanted, None);
         }
     }
@@ -157,7 +162,10 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
         return Some(HeldReason::NotOffered { what: "moving an instance to another shard" });
     }
     let seat = places.seat?;
-    let unsure = |other: &&NodeName| *other != node && scene.live.seen(other).is_none();
+    let machine = scene.live.seen(node).map(|(facts, _)| facts.machine.as_str()).unwrap_or_default();
+    let unsure = |other: &&NodeName| {
+        *other != node && scene.live.seen(other).is_none() && !identity::is_renamed(scene.record, other, machine)
+    };
     let nodes: Vec<NodeName> = seat.nodes.iter().filter(unsure).cloned().collect();
     (!nodes.is_empty()).then_some(HeldReason::PlacedElsewhere { nodes })
 }
@@ -165,6 +173,7 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
     let kept = begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port));
+    let kept = kept.filter(|port| !scene.ports.listening(node, *port));
     let port = match kept {
         Some(port) => Ok(port),
         None => {
@@ -232,15 +241,40 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
             if let Some(why) = &member.unit_broken {
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
-            acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
-            if open::is_to_be_upgraded(place, running) {
-                open::upgrade(scene, decision, name, place, running, wanted, &spec);
-            } else {
-                settings::decide(scene, decision, name, place, running, &spec);
-            }
+            up(scene, decision, name, place, running, wanted, &spec);
         }
     }
     mark(decision, name, instance, place, wanted, &spec);
+}
+
+/// A server that runs, answers, and has its data where it belongs.
+fn up(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let undeclared = scene.desired.guard.undeclared_users;
+    // An old version need not know what users of the new one may do, nor its settings: they come with the restart.
+    let users = if running.version == place.binary.version {
+        acl::decide(decision, name, place, running, wanted, undeclared);
+        None
+    } else {
+        Some(open::files(scene, place, wanted))
+    };
+    let is_other_version = users.is_some();
+    let upgrade = open::upgrade(scene, decision, name, place, running, spec, users.unwrap_or_default());
+    if is_other_version && upgrade != Upgrade::Now {
+        acl::decide(decision, name, place, running, wanted, undeclared);
+    }
+    match upgrade {
+        Upgrade::Now => {}
+        Upgrade::Waits if is_other_version => {}
+        Upgrade::Waits | Upgrade::Never => settings::decide(scene, decision, name, place, running, spec),
+    }
 }
 
 fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec) -> bool {

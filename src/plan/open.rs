@@ -7,7 +7,8 @@ use super::found::Place;
 use super::wanted::Wanted;
 use super::{Decision, Scene, acl, guard};
 use crate::model::acl::AclUser;
-use crate::model::action::{Action, Opening, Upgrade, WantedUsers};
+use crate::model::action::{self, Action, Opening, WantedUsers};
+use crate::model::binary::BinaryFacts;
 use crate::model::change::Half;
 use crate::model::desired::UndeclaredUsers;
 use crate::model::live::{Folder, MemberFacts, Running};
@@ -25,7 +26,7 @@ pub(super) fn start(
     spec: &InstanceSpec,
 ) {
     let member = place.member;
-    let after = match startable(member, spec) {
+    let after = match startable(member, place.binary, spec) {
         Ok(after) => after,
         Err(why) => return decision.hold(name, "start", HeldReason::DataGone { why }),
     };
@@ -39,7 +40,7 @@ pub(super) fn start(
 }
 
 /// The ACL file to write before a start, if the one on disk is not right, and the users to leave out of it.
-fn files(scene: &Scene<'_>, place: &Place<'_>, wanted: &Wanted) -> (Option<WantedUsers>, Vec<UserName>) {
+pub(super) fn files(scene: &Scene<'_>, place: &Place<'_>, wanted: &Wanted) -> (Option<WantedUsers>, Vec<UserName>) {
     let member = place.member;
     let right =
         |(user, want): (&str, &Arc<AclUser>)| member.users.get(user).is_some_and(|twin| twin.disk == Half::Seen(want.clone()));
@@ -72,59 +73,76 @@ pub(super) fn reopen(
         let why = "its data folder is gone and our operator user is locked out, so its data is only in memory".to_owned();
         return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why });
     }
-    let after = match startable(member, spec) {
+    let after = match startable(member, place.binary, spec) {
         Ok(after) => after,
         Err(why) => return decision.hold(name, "restart to let the operator in", HeldReason::DataGone { why }),
     };
     let what = "restart to let the operator in";
-    let Some(cost) = guard::may_restart(scene, decision, name, place, &disk, what) else { return };
+    let Some(cost) = guard::may_restart(scene, decision, name, place, member.persists(place.binary), what) else { return };
     let (_, without) = files(scene, place, wanted);
     let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
     let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);
     costs.push(cost);
 }
 
-/// Does it run another program than is installed, and is its AOF at rest? What an unfinished one holds would be lost.
-pub(super) fn is_to_be_upgraded(place: &Place<'_>, running: &Running) -> bool {
-    let aof = |half: &Half<InstanceSpec>| half.seen().is_some_and(InstanceSpec::aof);
-    let spec = &place.member.spec;
-    running.is_outdated(place.binary) && aof(&spec.disk) == aof(&spec.memory) && !running.aof_rewriting
+/// When a running server gives way to the installed one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    Now,
+    /// Other restarts come first.
+    Waits,
+    /// It is the installed one, or may not give way to it.
+    Never,
 }
 
-/// Restarts a server with the program that is installed. All that its declaration asks for comes with it: what the running
-/// one shows cannot be judged by another's facts.
+/// Restarts a server with the program that is installed, if it runs another one. `users`: what goes into the ACL file.
 pub(super) fn upgrade(
     scene: &mut Scene<'_>,
     decision: &mut Decision,
     name: &InstanceName,
     place: &Place<'_>,
     running: &Running,
-    wanted: &Wanted,
     spec: &InstanceSpec,
-) {
+    (users, without): (Option<WantedUsers>, Vec<UserName>),
+) -> Upgrade {
     let member = place.member;
+    let aof = |half: &Half<InstanceSpec>| half.seen().is_some_and(InstanceSpec::aof);
+    // What an AOF holds that is not finished would be lost.
+    let at_rest = aof(&member.spec.disk) == aof(&member.spec.memory) && !running.aof_rewriting;
+    if !running.is_outdated(place.binary) || !at_rest {
+        return Upgrade::Never;
+    }
     let (from, to) = (running.version.clone(), place.binary.version.clone());
     let what = format!("restart with valkey-server {to}");
-    if is_older(&to, &from) {
-        return decision.hold(name, what, HeldReason::Downgrade { runs: from, installed: to });
-    }
-    let after = match startable(member, spec) {
+    let after = match upgradable(place, &from, spec) {
         Ok(after) => after,
-        Err(why) => return decision.hold(name, what, HeldReason::DataGone { why }),
+        Err(reason) => {
+            decision.hold(name, what, reason);
+            return Upgrade::Never;
+        }
     };
-    if !member.persists(place.binary) {
+    let Some(cost) = guard::may_restart(scene, decision, name, place, true, &what) else { return Upgrade::Waits };
+    let before = member.spec.disk.seen().cloned().unwrap_or_default();
+    let upgrade = action::Upgrade { opening: Opening { before, after, users, without }, from, to };
+    decision.step(name, place.node, Action::UpgradeInstance(Box::new(upgrade)), Cause::Drift).push(cost);
+    Upgrade::Now
+}
+
+/// The config that the installed server is to be started with.
+///
+/// # Errors
+/// Why it would not come up with the data. An approved revision is no consent to that: nobody asked for this restart.
+fn upgradable(place: &Place<'_>, from: &str, spec: &InstanceSpec) -> Result<InstanceSpec, HeldReason> {
+    let installed = &place.binary.version;
+    if is_older(installed, from) {
+        return Err(HeldReason::Downgrade { runs: from.to_owned(), installed: installed.clone() });
+    }
+    if !place.member.persists(place.binary) {
         let why = "it keeps nothing on disk and would come up empty with the installed server: let it save (appendonly, save), \
                    or restart it by hand when that may happen";
-        return decision.hold(name, what, HeldReason::DataGone { why: why.to_owned() });
+        return Err(HeldReason::DataGone { why: why.to_owned() });
     }
-    let running_with = member.spec.memory.seen().cloned().unwrap_or_default();
-    let Some(cost) = guard::may_restart(scene, decision, name, place, &running_with, &what) else { return };
-    let before = member.spec.disk.seen().cloned().unwrap_or_default();
-    let (users, without) = files(scene, place, wanted);
-    let opening = Opening { before, after, users, without };
-    let upgrade = Upgrade { opening, from, to };
-    let costs = decision.step(name, place.node, Action::UpgradeInstance(Box::new(upgrade)), Cause::Drift);
-    costs.push(cost);
+    startable(place.member, place.binary, spec).map_err(|why| HeldReason::DataGone { why })
 }
 
 /// By the numbers of a version. What is no number is not compared.
@@ -141,7 +159,7 @@ fn is_older(version: &str, than: &str) -> bool {
 ///
 /// # Errors
 /// Why it would come up without its data.
-fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSpec, String> {
+fn startable(member: &MemberFacts, binary: &BinaryFacts, declared: &InstanceSpec) -> Result<InstanceSpec, String> {
     let data = member.data;
     if data.folder != Folder::Present {
         return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
@@ -159,5 +177,16 @@ fn startable(member: &MemberFacts, declared: &InstanceSpec) -> Result<InstanceSp
     let mut spec = declared.clone();
     let aof = data.aof && (had_aof || asked_for);
     spec.set(&SettingName::known("appendonly"), if aof { "yes" } else { "no" });
+    keep_databases(member, binary, &mut spec);
     Ok(spec)
+}
+
+/// Fewer databases than its data may take would lose keys or stop the start: that is decided while it runs, and shows.
+fn keep_databases(member: &MemberFacts, binary: &BinaryFacts, spec: &mut InstanceSpec) {
+    let applied = InstanceSpec::new(member.marker.applied.settings.clone());
+    let before = [member.spec.disk.seen(), Some(&applied)].into_iter().flatten();
+    let before = before.filter_map(|before| binary.number(before, "databases")).max();
+    if let Some(before) = before.filter(|before| binary.number(spec, "databases").is_some_and(|wanted| wanted < *before)) {
+        spec.set(&SettingName::known("databases"), before.to_string());
+    }
 }

@@ -3,12 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::desired::{Desired, DesiredInstance, Shard};
-use crate::model::live::{Live, Member, MemberFacts};
+use crate::model::desired::{Desired, DesiredInstance, DesiredNode, Shard};
+use crate::model::live::{Live, Member, MemberFacts, NodeFacts};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::HeldReason;
 use crate::model::record::FleetRecord;
 use crate::model::spec::InstanceSpec;
+
+/// A machine, whose ports its nodes share: nothing stands for this one, where all local nodes are.
+type Machine<'a> = Option<&'a NodeName>;
+
+fn machine<'a>(desired: &Desired, node: &'a NodeName) -> Machine<'a> {
+    let is_local = desired.nodes.get(node).is_some_and(DesiredNode::is_local);
+    (!is_local).then_some(node)
+}
 
 /// The ports of all nodes; worked out only when a new port is needed.
 #[derive(Debug)]
@@ -16,8 +24,8 @@ pub(super) struct Ports<'a> {
     desired: &'a Desired,
     live: &'a Live,
     record: &'a FleetRecord,
-    /// The ports that nobody may be given any more, by node.
-    reserved: Option<BTreeMap<&'a NodeName, BTreeSet<u16>>>,
+    /// The ports that nobody may be given any more.
+    reserved: Option<BTreeMap<Machine<'a>, BTreeSet<u16>>>,
 }
 
 impl<'a> Ports<'a> {
@@ -43,19 +51,18 @@ impl<'a> Ports<'a> {
         if let Some(port) = remembered.filter(|port| !self.listening(node, *port)) {
             return Ok(port);
         }
-        let reserved = self.reserved.get_or_insert_with(|| reserved(self.desired, self.live, self.record));
+        let mut reserved = self.reserved.take().unwrap_or_else(|| reserved(self.desired, self.live, self.record));
         let taken = |node: &NodeName, port: u16| {
-            let listening = self.live.seen(node).is_some_and(|(facts, _)| facts.ports_in_use.contains(&port));
-            listening || reserved.get(node).is_some_and(|ports| ports.contains(&port))
+            self.listening(node, port) || reserved.get(&machine(self.desired, node)).is_some_and(|ports| ports.contains(&port))
         };
         let free = |port: &u16| !shard.nodes.iter().any(|node| taken(node, *port));
-        let port = shard.ports.clone().find(free).ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })?;
-        for node in &shard.nodes {
-            if let Some((node, _)) = self.desired.nodes.get_key_value(node) {
-                reserved.entry(node).or_default().insert(port);
-            }
+        let port = shard.ports.clone().find(free);
+        let nodes = shard.nodes.iter().filter_map(|node| self.desired.nodes.get_key_value(node));
+        for (node, _) in nodes {
+            reserved.entry(machine(self.desired, node)).or_default().extend(port);
         }
-        Ok(port)
+        self.reserved = Some(reserved);
+        port.ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })
     }
 
     /// The port of a member that stands: what is declared, else what it has.
@@ -83,13 +90,22 @@ impl<'a> Ports<'a> {
             Member::Marked(member) if other != name && current(member) == Some(port) => Some(other.clone()),
             Member::Marked(_) | Member::Unmarked { .. } => None,
         };
-        let by = self.live.seen(node).and_then(|(facts, _)| facts.members.iter().find_map(has));
+        let by = self.beside(node).find_map(|facts| facts.members.iter().find_map(has));
         HeldReason::PortTaken { node: node.clone(), port, by }
     }
 
     /// Does anything listen there?
     pub(super) fn listening(&self, node: &NodeName, port: u16) -> bool {
-        self.live.seen(node).is_some_and(|(facts, _)| facts.ports_in_use.contains(&port))
+        self.beside(node).any(|facts| facts.ports_in_use.contains(&port))
+    }
+
+    /// The facts of this node and of those on the same machine, as far as they were seen.
+    fn beside(&self, node: &'a NodeName) -> impl Iterator<Item = &'a NodeFacts> {
+        let (desired, live, machine) = (self.desired, self.live, machine(self.desired, node));
+        let own = machine.and_then(|node| live.seen(node)).map(|(facts, _)| facts);
+        let is_local = move |node: &NodeName| desired.nodes.get(node).is_some_and(DesiredNode::is_local);
+        let local = live.seen_nodes().filter(move |(node, _)| machine.is_none() && is_local(node)).map(|(_, facts)| facts);
+        own.into_iter().chain(local)
     }
 }
 
@@ -99,12 +115,12 @@ pub(super) fn current(member: &MemberFacts) -> Option<u16> {
     applied.or_else(|| member.spec.disk.seen().and_then(InstanceSpec::port))
 }
 
-fn reserved<'a>(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> BTreeMap<&'a NodeName, BTreeSet<u16>> {
-    let mut reserved: BTreeMap<&NodeName, BTreeSet<u16>> = BTreeMap::new();
+fn reserved<'a>(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> BTreeMap<Machine<'a>, BTreeSet<u16>> {
+    let mut reserved: BTreeMap<Machine<'_>, BTreeSet<u16>> = BTreeMap::new();
     for instance in desired.instances.values() {
         let nodes = desired.shards.get(&instance.shard).map_or(&[][..], |shard| &shard.nodes);
         for (node, port) in nodes.iter().zip(std::iter::repeat(instance.port)) {
-            reserved.entry(node).or_default().extend(port);
+            reserved.entry(machine(desired, node)).or_default().extend(port);
         }
     }
     for (node, facts) in live.seen_nodes() {
@@ -112,11 +128,11 @@ fn reserved<'a>(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -
             Member::Marked(member) => current(member),
             Member::Unmarked { .. } => None,
         });
-        reserved.entry(node).or_default().extend(members);
+        reserved.entry(machine(desired, node)).or_default().extend(members);
     }
     for seat in record.roster.values() {
         for node in &seat.nodes {
-            reserved.entry(node).or_default().insert(seat.port);
+            reserved.entry(machine(desired, node)).or_default().insert(seat.port);
         }
     }
     reserved

@@ -1,8 +1,10 @@
 //! What the fleet's record should say, and the steps that bring every seen copy to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Hand;
+use super::identity;
 use crate::model::action::Action;
 use crate::model::change::Change;
 use crate::model::desired::Desired;
@@ -22,11 +24,13 @@ pub(super) fn newest(desired: &Desired, live: &Live) -> Arc<FleetRecord> {
 pub(super) struct Roster<'a> {
     record: &'a FleetRecord,
     changes: BTreeMap<InstanceName, Option<Seat>>,
+    /// Approvals that have served.
+    served: BTreeSet<String>,
 }
 
 impl<'a> Roster<'a> {
     pub(super) fn new(record: &'a FleetRecord) -> Self {
-        Self { record, changes: BTreeMap::new() }
+        Self { record, changes: BTreeMap::new(), served: BTreeSet::new() }
     }
 
     /// Gives an instance that will be made a seat, and says its uid: the one it already has if a creation was begun. A
@@ -64,17 +68,34 @@ impl<'a> Roster<'a> {
         self.changes.remove(instance);
     }
 
-    pub(super) fn finish(self) -> Option<FleetRecord> {
-        if self.changes.is_empty() {
+    /// The revision is settled: its approval ends, so that the same text cannot delete again later. A person approves only
+    /// what is read and applies it, so what was approved before is past; for a daemon commits that are yet to come may be
+    /// approved already.
+    pub(super) fn settled(&mut self, revision: &str, hand: Hand) {
+        let served = |approved: &&String| hand == Hand::Person || *approved == revision;
+        self.served = self.record.approvals.iter().filter(served).cloned().collect();
+    }
+
+    /// The record with all changes, if there are any. It remembers which machine each node of a seat is.
+    pub(super) fn finish(self, live: &Live) -> Option<FleetRecord> {
+        if self.changes.is_empty() && self.served.is_empty() {
             return None;
         }
         let mut record = self.record.clone();
+        record.approvals.retain(|revision| !self.served.contains(revision));
         record.generation += 1;
         for (name, seat) in self.changes {
             match seat {
                 Some(seat) => record.roster.insert(name, seat),
                 None => record.roster.remove(&name),
             };
+        }
+        let seats = record.roster.values().flat_map(|seat| &seat.nodes).collect::<BTreeSet<_>>();
+        record.machines.retain(|node, _| seats.contains(node));
+        for node in seats {
+            if let Some((facts, _)) = live.seen(node) {
+                record.machines.entry(node.clone()).or_insert_with(|| facts.machine.clone());
+            }
         }
         Some(record)
     }
@@ -108,8 +129,20 @@ pub fn approve(desired: &Desired, live: &Live) -> Vec<Step> {
     })
 }
 
+/// The steps by which the fleet forgets a node that will never come back, with the instances that were on it alone.
+pub fn forget(desired: &Desired, live: &Live, node: &NodeName) -> Vec<Step> {
+    amend(desired, live, |record| {
+        record.machines.remove(node);
+        for seat in record.roster.values_mut() {
+            seat.nodes.retain(|other| other != node);
+        }
+        record.roster.retain(|_, seat| !seat.nodes.is_empty());
+    })
+}
+
 /// The steps that change what the fleet remembers, on every seen node; none if it is so already.
 pub fn amend(desired: &Desired, live: &Live, change: impl FnOnce(&mut FleetRecord)) -> Vec<Step> {
+    let live = &*identity::trusted(desired, live);
     let newest = newest(desired, live);
     let mut record = FleetRecord::clone(&newest);
     change(&mut record);

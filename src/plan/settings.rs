@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::found::Place;
-use super::{Decision, Scene, guard};
+use super::{Decision, Scene, guard, limits};
 use crate::model::action::{Action, SpecChange};
 use crate::model::change::{Change, Half, Twin};
 use crate::model::live::Running;
 use crate::model::name::{InstanceName, SettingName};
-use crate::model::plan::{Cause, Cost, Step, Subject};
+use crate::model::plan::{Cause, Cost, HeldReason, Step, Subject};
 use crate::model::spec::InstanceSpec;
 
 /// Steps for the settings of a running member.
@@ -37,24 +37,37 @@ pub(super) fn decide(
     let foreign = found.is_some_and(|spec| !spec.foreign.is_empty());
     let restart = foreign || !for_restart.is_empty();
     let mut costs = Vec::new();
+    let what = if for_restart.is_empty() { "restart".to_owned() } else { format!("restart for {}", for_restart.join(", ")) };
+    let going = databases_that_go(place, running, declared);
+    if let Some((from, to)) = going.filter(|_| !scene.approved) {
+        let (used, revision) = (running.databases_used, scene.desired.revision.clone());
+        return decision.hold(name, what, HeldReason::KeysInDatabases { from, to, used, revision });
+    }
     if restart {
-        let what = if for_restart.is_empty() { "restart".to_owned() } else { format!("restart for {}", for_restart.join(", ")) };
-        let running_with = found.cloned().unwrap_or_default();
-        let Some(cost) = guard::may_restart(scene, decision, name, place, &running_with, &what) else { return };
+        // What can be set live is set before the stop, persistence too.
+        let persists = place.binary.persists(declared);
+        let Some(cost) = guard::may_restart(scene, decision, name, place, persists, &what) else { return };
         costs.push(cost);
     }
     let applied = &member.marker.applied.settings;
     let is_drift = |name: &&SettingName| applied.get(*name) == declared.settings.get(*name);
     let drifted: BTreeSet<_> = differing.iter().filter(is_drift).cloned().collect();
     let cause = if drifted.len() == differing.len() { Cause::Drift } else { Cause::Requested };
-    let rewrites = found.is_some_and(InstanceSpec::aof) != declared.aof();
+    let aof = found.is_some_and(InstanceSpec::aof);
+    let fewer = found.is_some_and(|found| place.binary.number(declared, "databases") < place.binary.number(found, "databases"));
+    let rewrites = aof != declared.aof() || (aof && fewer);
     if let Some(port) = declared.port().filter(|_| !restart && moves(&change)) {
         costs.push(Cost::Rebinds { port });
+    }
+    if let Some(found) = found.filter(|_| !restart) {
+        let limits = limits::tightened(place.binary, found, declared, running.connections.total);
+        costs.extend(limits.into_iter().map(Cost::Tightens));
     }
     if rewrites {
         costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });
     }
-    costs.extend(losses(place, running, declared));
+    costs.extend(going.map(|(from, to)| Cost::FewerDatabases { from, to, used: running.databases_used }));
+    costs.extend(shrinks(place, running, declared));
     let action = Action::ChangeInstance(Box::new(SpecChange { change, declared: declared.clone(), restart }));
     let subject = Subject::Instance(name.clone());
     decision.steps.push(Step { subject, node: place.node.clone(), action, cause, drifted, costs });
@@ -85,17 +98,18 @@ fn differing(change: &Change<Twin<InstanceSpec>>) -> BTreeSet<SettingName> {
     names
 }
 
-/// What a smaller number costs in data: databases that go, and memory that does not hold what is there.
-fn losses(place: &Place<'_>, running: &Running, declared: &InstanceSpec) -> Vec<Cost> {
-    let number = |spec: &InstanceSpec, name: &str| -> Option<u64> {
-        let usual = place.binary.settings.get(name).map(|facts| facts.default.as_str())?;
-        spec.get(name).unwrap_or(usual).parse().ok()
-    };
-    let before = |name: &str| place.member.spec.memory.seen().and_then(|spec| number(spec, name));
-    let databases = before("databases").zip(number(declared, "databases"));
-    let databases = databases.filter(|(from, to)| to < from).map(|(from, to)| Cost::FewerDatabases { from, to });
-    let limit = number(declared, "maxmemory").filter(|limit| *limit > 0 && before("maxmemory") != Some(*limit));
-    let limit = limit.filter(|limit| *limit < running.used_memory_bytes);
-    let shrinks = limit.map(|limit_bytes| Cost::Shrinks { used_bytes: running.used_memory_bytes, limit_bytes });
-    databases.into_iter().chain(shrinks).collect()
+/// The numbers of databases before and after, if some go that may hold keys.
+fn databases_that_go(place: &Place<'_>, running: &Running, declared: &InstanceSpec) -> Option<(u64, u64)> {
+    let number = |spec: &InstanceSpec| place.binary.number(spec, "databases");
+    let (from, to) = (number(place.member.spec.memory.seen()?)?, number(declared)?);
+    (to < from && running.databases_used.is_none_or(|used| used > to)).then_some((from, to))
+}
+
+/// More is in memory than will be allowed.
+fn shrinks(place: &Place<'_>, running: &Running, declared: &InstanceSpec) -> Option<Cost> {
+    let limit_bytes = place.binary.number(declared, "maxmemory")?;
+    let before = place.member.spec.memory.seen().and_then(|spec| place.binary.number(spec, "maxmemory"));
+    let used_bytes = running.used_memory_bytes;
+    (limit_bytes > 0 && before != Some(limit_bytes) && limit_bytes < used_bytes)
+        .then_some(Cost::Shrinks { used_bytes, limit_bytes })
 }

@@ -104,6 +104,23 @@ fn two_instances_on_one_port_are_refused_in_the_text() {
     assert!(!site.path("state").exists());
 }
 
+/// What no table of kinds can tell: the server's own start is asked, away from the data.
+#[test]
+fn settings_that_only_a_start_can_judge_are_refused_once_and_touch_nothing() {
+    let site = site();
+    let pid = site.pid("one");
+    let files = || ["config/one.conf", "instances/one.toml"].map(|file| site.read(&format!("state/{file}")));
+    let before = files();
+    let tls_port = site.first_port + 9;
+    for settings in ["databases = -1".to_owned(), format!("tls-port = {tls_port}, hz = 20")] {
+        site.declare(&format!("{}{}", instance("one", &format!("config = {{ {settings} }}")), instance("two", "")));
+        let said = site.apply().expect(1).says("one: change settings").says("refused: valkey-server 8.0.1 refuses the config");
+        assert!(!said.all().contains("trying again"), "{}", said.all());
+        assert_eq!((files(), site.pid("one")), (before.clone(), pid), "{settings}");
+    }
+    data_is_there(&site, "one");
+}
+
 #[test]
 fn a_port_changes_its_owner() {
     let site = Site::new("");

@@ -230,6 +230,32 @@ fn a_revision_that_deletes_too_much_waits_for_its_own_approval() {
     site.applied().says("delete (node here): done");
     assert!(!site.path("state/instances/n0.toml").exists());
     site.settled();
+    // The approval has served: the same text does not delete a second time.
+    site.declare(&many(3));
+    site.applied();
+    site.declare(&absent);
+    site.run(&["plan"]).expect(2).says(&format!("valkeeper approve {revision}"));
+    site.applied();
+    assert!(site.path("state/instances/n0.toml").exists());
+    // Nor does one that was approved and given up.
+    site.run(&["approve", &revision]).expect(0);
+    site.declare(&many(3));
+    site.applied();
+    site.declare(&absent);
+    site.applied();
+    assert!(site.path("state/instances/n0.toml").exists());
+}
+
+#[test]
+fn two_nodes_on_this_machine_share_their_ports() {
+    let site = Site::new(&simple());
+    let second = "[nodes.there]\nlocal = \"./there\"\n[shards.b]\nnodes = [\"there\"]\nports = ";
+    let ports = format!("\"{}-{}\"\n", site.first_port, site.first_port + 1);
+    site.declare(&format!("{}{second}{ports}[instances.two]\nshard = \"b\"\n", simple()));
+    site.applied();
+    site.settled();
+    let two = site.read("there/config/two.conf");
+    assert!(two.contains(&format!("\nport {}\n", site.first_port + 1)), "{two}");
 }
 
 #[test]

@@ -258,6 +258,74 @@ fn a_restart_is_announced_and_keeps_the_data() {
     assert_eq!(site.client("one", "app", PASSWORD).ask("DBSIZE"), ":50");
 }
 
+/// Which limits close connections is found here by closing some; that others stay open is part of it.
+#[test]
+fn connections_beyond_a_tighter_limit_are_announced_and_closed() {
+    let site = Site::new(&base());
+    site.applied();
+    let mut idle = site.client("one", "app", PASSWORD);
+    let mut slow = site.client("one", "app", PASSWORD);
+    assert_eq!(slow.ask("SETRANGE app:big 3000000 x"), ":3000001");
+    let change = |settings: &str| {
+        site.declare(&base().replace("timeout = 0", settings));
+        let plan = site.run(&["plan"]).expect(2);
+        site.applied();
+        plan.out
+    };
+    site.declare(&base().replace("timeout = 0", "maxclients = 1"));
+    site.run(&["plan"]).expect(2).says("2 connections stay open, and new ones, valkeeper's too, are refused");
+    assert!(change("timeout = 0, client-output-buffer-limit = \"normal 1mb 0 0\"").contains("more unread replies than"));
+    assert_eq!(slow.try_ask("GET app:big"), None, "its reply is larger than the limit");
+    let plan = change("timeout = 1, client-output-buffer-limit = \"normal 1mb 0 0\"");
+    assert!(plan.contains("closes connections that are idle for more than 1 second]"), "{plan}");
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(idle.try_ask("PING"), None);
+    assert!(change("timeout = 500").contains("live, no connection is dropped"));
+}
+
+#[test]
+fn persistence_that_comes_with_a_restart_saves_the_data_and_one_that_goes_is_held() {
+    let persistence = |words: &str| base().replace("hz = 20", &format!("hz = 20, {words}"));
+    let site = Site::new(&persistence("appendonly = false, save = \"\""));
+    site.applied();
+    let count = |site: &Site| site.client("one", "app", PASSWORD).ask("DBSIZE");
+    assert_eq!(site.client("one", "app", PASSWORD).ask("SET app:k 1"), "+OK");
+    site.declare(&persistence("appendonly = true, save = \"\", databases = 32"));
+    let plan = site.run(&["plan"]).expect(2).says("restart: 0 connections dropped");
+    assert!(!plan.out.contains("LOST"), "{}", plan.out);
+    site.applied();
+    assert_eq!(count(&site), ":1");
+    assert_eq!(site.client("one", "app", PASSWORD).ask("SET app:l 1"), "+OK");
+    site.declare(&persistence("appendonly = false, save = \"\", databases = 40"));
+    site.applied().says("so a restart would empty it");
+    assert_eq!(count(&site), ":2");
+}
+
+#[test]
+fn databases_that_hold_keys_do_not_go() {
+    let site = site();
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!(client.ask("SET app:k zero"), "+OK");
+    assert_eq!(client.ask("SELECT 9"), "+OK");
+    assert_eq!(client.ask("SET app:k nine"), "+OK");
+    site.declare(&base().replace("hz = 20", "hz = 20, databases = 4"));
+    let held = "databases 4 to 15 would go, and there are keys up to database 9";
+    site.run(&["plan"]).expect(2).says(held).says("1 held");
+    site.applied().says(held);
+    signal(site.pid("one"), "-KILL");
+    site.applied().says(held);
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!(client.ask("SELECT 9"), "+OK");
+    assert_eq!(client.ask("GET app:k"), "nine");
+    // Their history is still in the append-only file, where it would be that of keys in database 0.
+    assert_eq!(client.ask("DEL app:k"), ":1");
+    site.applied();
+    site.settled();
+    let mut client = site.client("one", "app", PASSWORD);
+    assert_eq!((client.ask("GET app:k"), client.ask("DBSIZE")), ("zero".to_owned(), ":51".to_owned()));
+    assert_eq!(site.operator("one").ask("CONFIG GET databases"), "databases 4");
+}
+
 #[test]
 fn undeclared_users_are_kept_and_told_or_removed() {
     let site = site();

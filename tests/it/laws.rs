@@ -99,8 +99,8 @@ fn checked_plan(sim: &Sim, desired: &Desired) -> Plan {
     if made.steps.iter().any(|step| live.seen(&step.node).is_none()) {
         sim.law("a step on an unseen node".into());
     }
-    let restarts =
-        made.steps.iter().filter(|step| step.action.kind().ends_with("restart") || step.action.kind() == "reopen-instance");
+    let restarting = |kind: &str| kind.ends_with("restart") || matches!(kind, "reopen-instance" | "upgrade-instance");
+    let restarts = made.steps.iter().filter(|step| restarting(step.action.kind()));
     if restarts.count() > desired.guard.max_restarts as usize {
         sim.law("more restarts than the budget".into());
     }
@@ -149,6 +149,10 @@ fn settle(seed: u64, sim: &Sim, desired: &Desired) {
 /// At rest, what is not held is as it was asked for; judged without the planner.
 fn as_desired(seed: u64, sim: &Sim, desired: &Desired, plan: &Plan) {
     let live = sim.shown();
+    if plan.held.is_empty() {
+        let mut records = live.seen_nodes().flat_map(|(_, facts)| facts.records.values());
+        assert!(records.all(|record| record.approvals.is_empty()), "seed {seed}: an approval outlives what it was given for");
+    }
     for (name, wish) in &desired.instances {
         let held = plan.held.iter().any(|held| held.instance == *name);
         let node = &desired.shards[&wish.shard].nodes[0];

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use valkeeper::fleet::{Execute as _, Observe as _};
-use valkeeper::host::scratch::Bench;
 use valkeeper::model::action::{Action, Opening};
 use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::{Half, Twin};
@@ -19,7 +18,7 @@ use crate::support::*;
 
 async fn facts() -> BinaryFacts {
     let scratch = tempfile::tempdir().unwrap();
-    let bench = Bench { below: scratch.path().to_owned(), account: None };
+    let bench = valkeeper::host::scratch::Bench { below: scratch.path().to_owned(), account: None };
     let asked = BinaryMemory::default().get(Path::new(SERVER), scratch.path(), &bench, Duration::from_secs(5)).await;
     (*asked.unwrap().facts).clone()
 }
@@ -392,11 +391,11 @@ async fn a_config_that_the_server_refuses_never_reaches_the_instance() {
     let world = World::new().await;
     let spec = plain(free_port());
     let outcome = world.create("a", &with(&spec, &[("io-threads", "9999")]), app_user()).await;
-    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("io-threads")), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("io-threads")), "{outcome:?}");
     assert!(!world.file("instances/a.toml").exists());
     assert_eq!(world.on("a", creation(&spec, app_user())).await, Outcome::Done);
     let before = fs::read_to_string(world.file("config/a.conf")).unwrap();
-    assert!(matches!(world.change("a", &with(&spec, &[("io-threads", "9999")]), true).await, Outcome::Failed(_)));
+    assert!(matches!(world.change("a", &with(&spec, &[("io-threads", "9999")]), true).await, Outcome::Refused(_)));
     assert_eq!(fs::read_to_string(world.file("config/a.conf")).unwrap(), before);
     assert!(matches!(world.member("a").await.server, Server::Up(_)));
 }

@@ -34,7 +34,15 @@ async fn first_failure(world: &World, lost: Option<&str>) -> Option<&'static str
     }
     let before = world.member("a").await.users["app"].clone();
     let remove = Action::RemoveUser { user: user_name("app"), before };
-    (world.on("a", remove).await != Outcome::Done).then_some("remove a user")
+    if world.on("a", remove).await != Outcome::Done {
+        return Some("remove a user");
+    }
+    // Last, because a restart brings the right back.
+    if world.change("a", &aof, false).await != Outcome::Done {
+        return Some("switch the AOF on again");
+    }
+    let fewer = world.change("a", &with(&aof, &[("databases", "4")]), true).await;
+    (fewer != Outcome::Done).then_some("take databases away")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use valkeeper::fleet::{Execute, Held, Observe};
-use valkeeper::model::action::Standing;
+use valkeeper::model::action::{Action, Standing};
+use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::Half;
 use valkeeper::model::effect::{Effect, effects, happen};
 use valkeeper::model::live::{Folder, Live, Member, MemberFacts, NodeFacts, Observed, Server};
@@ -13,6 +14,7 @@ use valkeeper::model::marker::Stage;
 use valkeeper::model::name::{InstanceName, NodeName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::plan::{Step, Subject};
+use valkeeper::model::spec::InstanceSpec;
 
 /// What goes wrong with one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Sim {
     pub treasured: Mutex<BTreeSet<(NodeName, InstanceName, String)>>,
     /// Members whose AOF is off in memory: a manifest of theirs is stale.
     pub aof_off: Mutex<BTreeSet<(NodeName, InstanceName)>>,
+    /// How many databases the keys of a member take, by its uid; one, if nothing is said.
+    pub databases: Mutex<BTreeMap<String, u64>>,
     /// Deleted members, as their files lie aside.
     pub attic: Mutex<BTreeMap<String, MemberFacts>>,
     /// A person approved a revision that may empty instances.
@@ -48,6 +52,7 @@ impl Sim {
             faults: Mutex::new(Box::new(|| Fault::None)),
             treasured: Mutex::default(),
             aof_off: Mutex::default(),
+            databases: Mutex::default(),
             attic: Mutex::default(),
             loss_allowed: Mutex::default(),
             broken_laws: Mutex::default(),
@@ -83,10 +88,12 @@ impl Sim {
                 return Outcome::NotReached("crashed".into());
             }
             self.watch_start(step, node, &effect);
+            self.watch_last_writes(step, node, &effect, &binary);
             self.put_aside(step, node, &effect);
             happen(node, &step.subject, &effect, &binary);
             self.bring_back(step, node, &effect);
             self.watch_stop(step, node, &effect);
+            self.read_data(step, node, &effect);
         }
         if fault == Fault::LostReply {
             return Outcome::NotReached("the reply was lost".into());
@@ -137,6 +144,29 @@ impl Sim {
         }
     }
 
+    /// A server that is stopped must write what came since the last snapshot; a deletion makes a snapshot of its own.
+    fn watch_last_writes(&self, step: &Step, node: &NodeFacts, effect: &Effect, binary: &BinaryFacts) {
+        let Some((name, member)) = self.treasured(step, node) else { return };
+        let deletes = matches!(step.action, Action::DeleteInstance { .. });
+        if *effect == Effect::Stop && !deletes && !member.persists(binary) && !*self.loss_allowed.lock().unwrap() {
+            self.law(format!("{name} was stopped without writing its data down: {step:?}"));
+        }
+    }
+
+    /// A server that started shows which databases its keys take: they must be among those it has.
+    fn read_data(&self, step: &Step, node: &mut NodeFacts, effect: &Effect) {
+        let (Effect::Start, Subject::Instance(name)) = (effect, &step.subject) else { return };
+        let Some(Member::Marked(member)) = node.members.get_mut(name).map(Arc::make_mut) else { return };
+        let used = self.databases.lock().unwrap().get(&member.marker.uid).copied().unwrap_or_default();
+        let has = member.spec.disk.seen().map_or(16, databases);
+        if used > has && !*self.loss_allowed.lock().unwrap() {
+            self.law(format!("{name} was started with {has} databases where its keys take {used}: {step:?}"));
+        }
+        if let Server::Up(running) = &mut member.server {
+            running.databases_used = Some(used);
+        }
+    }
+
     fn watch_stop(&self, step: &Step, node: &NodeFacts, effect: &Effect) {
         if let (Subject::Instance(name), Effect::ConfigSet(_) | Effect::Start) = (&step.subject, effect) {
             let on = node.member(name).and_then(|member| member.spec.memory.seen()).is_some_and(|spec| spec.aof());
@@ -172,6 +202,19 @@ impl Sim {
         self.treasured.lock().unwrap().retain(|(on, instance, _)| (on, instance) != (node, name));
     }
 
+    /// Keys come to a database of a running member, and leave the higher ones.
+    pub fn spread(&self, node: &NodeName, name: &InstanceName, share: f64) {
+        let databases_of = &self.databases;
+        self.edit(node, name, |member| {
+            let has = member.spec.memory.seen().map_or(16, databases);
+            if let Server::Up(running) = &mut member.server {
+                let used = (has as f64 * share).ceil() as u64;
+                running.databases_used = Some(used);
+                databases_of.lock().unwrap().insert(member.marker.uid.clone(), used);
+            }
+        });
+    }
+
     /// Every running member that keeps data gets some now.
     pub fn fill(&self) {
         let mut live = self.live.lock().unwrap();
@@ -188,6 +231,10 @@ impl Sim {
             }
         }
     }
+}
+
+fn databases(spec: &InstanceSpec) -> u64 {
+    spec.get("databases").map_or(16, |number| number.parse().unwrap())
 }
 
 impl Observe for Sim {

@@ -77,7 +77,15 @@ pub fn desired(rng: &mut StdRng, revision: u32) -> Desired {
         },
         nodes: (0..NODES)
             .map(|index| {
-                (node(index), DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./n{index}")), address: None })
+                (
+                    node(index),
+                    DesiredNode {
+                        at: Origin::default(),
+                        reach: Reach::Local(format!("./n{index}")),
+                        address: None,
+                        drain: false,
+                    },
+                )
             })
             .collect(),
         shards: (0..NODES)
@@ -104,7 +112,7 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
         ("maxmemory", &["64mb", "128mb"]),
         ("appendonly", &["yes", "no"]),
         ("save", &["", "900 1", "3600 1 300 100 60 10000"]),
-        ("databases", &["16", "32"]),
+        ("databases", &["4", "16", "32"]),
         ("io-threads", &["1", "2"]),
         ("timeout", &["0", "300"]),
         ("notify-keyspace-events", &["", "KEA"]),
@@ -155,7 +163,7 @@ fn selector(rng: &mut StdRng) -> DesiredSelector {
 pub fn meddle(rng: &mut StdRng, sim: &Sim) {
     let (node, name) = (node(rng.random_range(0..NODES)), instance(rng.random_range(0..INSTANCES)));
     let setting = |name: &str| SettingName::new(name).unwrap();
-    match rng.random_range(0..10) {
+    match rng.random_range(0..13) {
         0 => sim.edit(&node, &name, |member| {
             if let Half::Seen(spec) = &mut member.spec.memory {
                 spec.settings.insert(setting("timeout"), "77".into());
@@ -194,11 +202,22 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
             sim.edit(&node, &name, |member| member.data.folder = Folder::Missing);
         }
         7 => sim.edit(&node, &name, |member| member.spec.disk = Half::Absent),
+        9 => sim.spread(&node, &name, rng.random()),
         8 => sim.edit(&node, &name, |member| {
             if let Half::Seen(spec) = &mut member.spec.memory {
                 spec.foreign.push("logfile /elsewhere".into());
             }
         }),
+        10 => sim.edit(&node, &name, |member| {
+            // The package was upgraded.
+            if let Server::Up(running) = &mut member.server {
+                match rng.random_range(0..3) {
+                    0 => running.version = "7.9.0".into(),
+                    _ => running.program_replaced = true,
+                }
+            }
+        }),
+        11 => sim.edit(&node, &name, |member| member.unit_broken = Some("edited".into())),
         _ => {
             let mut live = sim.live.lock().unwrap();
             if let Some(Observed::Seen(facts)) = live.nodes.get_mut(&node) {

@@ -75,6 +75,7 @@ fn cost(cost: &Cost) -> Value {
         Cost::Rebinds { .. } => "rebinds",
         Cost::Stop { .. } => "stop",
         Cost::Closes { .. } => "closes-connections",
+        Cost::Tightens(_) => "tightens-limit",
         Cost::Rewrite { .. } => "rewrite",
         Cost::FewerDatabases { .. } => "fewer-databases",
         Cost::Shrinks { .. } => "shrinks",

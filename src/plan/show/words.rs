@@ -1,7 +1,7 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::{Action, Upgrade};
-use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
+use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Step};
 use crate::model::size::show_size;
 
 pub(super) fn cause(cause: Cause) -> &'static str {
@@ -35,12 +35,14 @@ pub fn cost(cost: &Cost) -> String {
             let bound = if *at_most { "at most " } else { "" };
             format!("closes {bound}{} of user {user}", count(*connections, "connection"))
         }
+        Cost::Tightens(limit) => beyond(limit),
         Cost::Rewrite { memory_bytes } => {
             format!("writes the whole dataset to disk once ({} in memory)", show_size(*memory_bytes))
         }
-        Cost::FewerDatabases { from, to } => format!(
-            "KEYS in databases {to} to {} ARE LOST or keep the server from starting: INFO keyspace shows whether there are any",
-            from.saturating_sub(1)
+        Cost::FewerDatabases { from, to, used } => format!(
+            "databases {to} to {} go, and {}: THEY KEEP THE SERVER FROM STARTING, or end up among those of database 0",
+            from.saturating_sub(1),
+            keys_up_to(*used)
         ),
         Cost::Shrinks { used_bytes, limit_bytes } => format!(
             "{} are in use and {} will be allowed: keys are evicted, or writes refused, as maxmemory-policy says",
@@ -48,6 +50,34 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*limit_bytes)
         ),
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
+    }
+}
+
+/// What becomes of connections beyond a limit.
+fn beyond(limit: &ConnectionLimit) -> String {
+    match limit {
+        ConnectionLimit::Idle { seconds } => {
+            format!("closes connections that are idle for more than {}", count(*seconds, "second"))
+        }
+        ConnectionLimit::Memory => "closes the largest connections if all together take more than maxmemory-clients".to_owned(),
+        ConnectionLimit::Replies => {
+            "closes connections with more unread replies than client-output-buffer-limit allows".to_owned()
+        }
+        ConnectionLimit::Request => {
+            "closes connections with a larger request than client-query-buffer-limit under way".to_owned()
+        }
+        ConnectionLimit::Count { max, open } => {
+            let open = count(*open, "connection");
+            format!("{open} stay open, and new ones, valkeeper's too, are refused while there are more than {max}")
+        }
+    }
+}
+
+/// Where there are keys, as far as it is known; `used`: how many databases they take.
+fn keys_up_to(used: Option<u64>) -> String {
+    match used {
+        Some(used) => format!("there are keys up to database {}", used.saturating_sub(1)),
+        None => "whether they hold keys is not known".to_owned(),
     }
 }
 
@@ -108,8 +138,14 @@ pub fn held_reason(reason: &HeldReason) -> String {
             .to_owned(),
         HeldReason::DataGone { why } => why.clone(),
         HeldReason::RestartLosesData { revision } => format!(
-            "it keeps nothing on disk, so a restart would empty it: \
+            "nothing of it is kept on disk when it is stopped, so a restart would empty it: \
              run \"valkeeper approve {revision}\" if that may happen"
+        ),
+        HeldReason::KeysInDatabases { from, to, used, revision } => format!(
+            "databases {to} to {} would go, and {}: such keys keep a server from starting, or end up among those of database 0. \
+             Move or remove them (INFO keyspace shows where they are), or run \"valkeeper approve {revision}\"",
+            from.saturating_sub(1),
+            keys_up_to(*used)
         ),
         HeldReason::Downgrade { runs, installed } => format!(
             "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data: \
@@ -131,6 +167,11 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::PlacedElsewhere { nodes } => {
             let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
+        }
+        HeldReason::Draining { node } => {
+            format!(
+                "node {node} is marked drain = true, so nothing new is placed on it: name another shard, or take the mark off"
+            )
         }
         HeldReason::Suspended { by, why, until } => {
             format!("suspended by {by} until {until} ({why}): \"valkeeper resume\" ends that")

@@ -128,5 +128,8 @@ fn deleting_too_much_waits_for_an_approval_by_name() {
     daemon.until("deleted", |status| ["one", "two"].iter().all(|name| status["instances"][name]["state"] == "deleted"));
     assert!(is_settled(&daemon.sync(), &revision));
     assert_eq!(post.servers(), 0);
+    let record = post.site.read("state/fleet-prod.toml");
+    let approvals = record.split("approvals = ").nth(1).unwrap().lines().next().unwrap();
+    assert_eq!(approvals, format!("[\"{}\"]", "0".repeat(40)), "what served is gone, what is yet to come is kept");
     assert!(post.site.path("state/set-aside").read_dir().unwrap().count() >= 2, "its data is kept");
 }

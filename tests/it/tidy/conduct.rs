@@ -45,10 +45,12 @@ const BOUNDARY: &[(&str, &str)] = &[
     ("fleet/local.rs", "the node in process: its folder, its deadline"),
     ("repo/", "the source: starts git, reads a folder, keeps a mirror, watches"),
     ("daemon/control.rs", "the control socket"),
-    ("daemon/mod.rs", "the port for metrics and hooks"),
+    ("daemon/doors.rs", "the port for metrics and hooks"),
+    ("daemon/mod.rs", "chance between two looks"),
     ("roots.rs", "what the text names on this machine"),
     ("cli/", "files and secrets named by the person who types"),
     ("main.rs", "the process itself"),
+    ("prepare/program.rs", "reads the program that is sent to nodes"),
 ];
 
 /// What only ACL code says.
