@@ -79,12 +79,21 @@ impl Acting {
     /// The unit that the config on disk asks for.
     pub(super) async fn write_unit(&self) -> Result<(), Halt> {
         let binary = self.binary.clone();
-        self.on_disk(move |node, name| {
-            let spec = disk::spec(&node.layout, name, &binary.facts);
-            Ok(node.unit_files(name, spec.seen(), &binary).map_or(Ok(()), |unit| unit.write())?)
-        })
-        .await?;
-        Ok(self.node.supervisor.adopt(self.server()).await?)
+        let (is_masked, is_enabled) = self
+            .on_disk(move |node, name| {
+                let spec = disk::spec(&node.layout, name, &binary.facts);
+                let Some(unit) = node.unit_files(name, spec.seen(), &binary) else { return Ok((false, true)) };
+                unit.write()?;
+                Ok((unit.is_masked(), unit.is_enabled()))
+            })
+            .await?;
+        if is_masked {
+            self.node.supervisor.unmask(self.server()).await?;
+        }
+        if !is_enabled {
+            self.node.supervisor.enable(self.server()).await?;
+        }
+        Ok(self.node.supervisor.reread(self.server()).await?)
     }
 
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.

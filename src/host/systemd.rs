@@ -305,15 +305,21 @@ impl Systemd {
         }
     }
 
-    /// The unit comes up with the machine, and nothing forbids it to.
+    /// Nothing forbids the unit to start any more.
     ///
     /// # Errors
-    /// As [`Systemd::version`]; or when the links cannot be made.
+    /// As [`Systemd::version`]; or when a link cannot be removed.
+    pub async fn unmask(&self, unit: &UnitName) -> Result<(), SystemdError> {
+        let name = [unit.as_str()];
+        self.manage("unmask the unit", async |manager| manager.unmask_unit_files(&name, false).await).await.map(drop)
+    }
+
+    /// The unit comes up with the machine.
+    ///
+    /// # Errors
+    /// As [`Systemd::version`]; or when the link cannot be made.
     pub async fn enable(&self, unit: &UnitName) -> Result<(), SystemdError> {
         let name = [unit.as_str()];
-        for runtime in [false, true] {
-            self.manage("unmask the unit", async |manager| manager.unmask_unit_files(&name, runtime).await).await?;
-        }
         self.manage("enable the unit", async |manager| manager.enable_unit_files(&name, false, true).await).await.map(drop)
     }
 
