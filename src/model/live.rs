@@ -4,22 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::acl::AclUser;
 use super::binary::BinaryFacts;
 use super::change::Twin;
 use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
+use super::reason_or;
 use super::record::FleetRecord;
 use super::spec::InstanceSpec;
 
 /// Seen, or the reason why not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Observed<T> {
     Unseen { unseen: String },
     Seen(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Observed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match reason_or::read(deserializer, "unseen")? {
+            Ok(facts) => Self::Seen(facts),
+            Err(unseen) => Self::Unseen { unseen },
+        })
+    }
 }
 
 /// What all nodes show at one look.
@@ -84,7 +94,7 @@ impl NodeFacts {
 }
 
 /// What stands on a node under an instance's name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[expect(clippy::large_enum_variant, reason = "it is always behind an Arc")]
 pub enum Member {
@@ -109,6 +119,15 @@ pub struct MemberFacts {
     /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl_file_broken: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match reason_or::read(deserializer, "unmarked")? {
+            Ok(facts) => Self::Marked(facts),
+            Err(unmarked) => Self::Unmarked { unmarked },
+        })
+    }
 }
 
 impl MemberFacts {

@@ -329,6 +329,10 @@ fn facts_in_a_file_give_the_same_plan_and_hold_no_secret() {
     site.declare(&format!("{}[instances.two]\nshard = \"a\"\n", one("config = { hz = 30 }", "\"+@read\"")));
     let live = site.run(&["plan"]).expect(2).out;
     assert_eq!(site.run(&["plan", "--live", "live.txt"]).expect(2).out, live);
+    site.write("live.txt", observed.replacen("machine = ", "machin = ", 1));
+    site.run(&["plan", "--live", "live.txt"]).expect(1).says("line 1").says("[nodes.here]").says("missing field `machine`");
+    site.write("live.txt", observed.replacen("used_memory_bytes = ", "used_memory_bytes = true #", 1));
+    site.run(&["plan", "--live", "live.txt"]).expect(1).says("[nodes.here.members.one.server]").says("expected u64");
     site.write("live.txt", "nonsense = true\n");
     site.run(&["plan", "--live", "live.txt"]).expect(1).says("live.txt");
     site.run(&["plan", "--live", "nowhere"]).expect(1).says("nowhere");
