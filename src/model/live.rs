@@ -201,6 +201,22 @@ pub struct Running {
     pub connections: Connections,
 }
 
+impl Running {
+    /// A server that reads its data: no more is known of it.
+    pub fn loading(pid: u32, version: String) -> Self {
+        Self {
+            pid,
+            version,
+            loading: true,
+            replica: false,
+            used_memory_bytes: 0,
+            databases_used: None,
+            aof_rewriting: false,
+            connections: Connections::default(),
+        }
+    }
+}
+
 /// The client connections, our own left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Connections {

@@ -14,13 +14,14 @@ use crate::host::process;
 use crate::host::valkey::{Connection, ValkeyError, reach};
 use crate::model::acl::AclUser;
 use crate::model::change::{Half, Twin};
-use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Server};
+use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Running, Server};
 use crate::model::marker::{MarkerFile, Stage};
 use crate::model::name::{InstanceName, OPERATOR_USER, UserName};
 use crate::model::spec::InstanceSpec;
 
 /// How often a server that has no socket yet is tried again.
 const SOCKET_WAIT: Duration = Duration::from_millis(5);
+const STILL_LOADING: &str = "it is still loading its data";
 /// The last word of a server that ended because it was told to (`finishShutdown` in server.c).
 const GOODBYE: &str = "bye bye";
 
@@ -166,6 +167,9 @@ async fn look_at_server(
             }
         }
     };
+    if matches!(error, ValkeyError::Timeout(_)) && process::still_loads(&node.layout.log(name), pid) {
+        return Seen::unseen(Server::Up(Running::loading(pid, binary.facts.version.clone())), STILL_LOADING);
+    }
     match &error {
         ValkeyError::NoAuth(why) | ValkeyError::NoPermission(why) => {
             Seen::unseen(Server::Locked { pid, why: why.clone() }, "the operator user is not let in")
@@ -241,7 +245,7 @@ async fn ask(
 }
 
 fn from_memory(memory: Memory) -> Seen {
-    let loading = || "it is still loading its data".to_owned();
+    let loading = || STILL_LOADING.to_owned();
     Seen {
         server: Server::Up(memory.running),
         spec: memory.spec.map_or_else(|| Half::Unseen { unseen: loading() }, Half::Seen),
