@@ -24,7 +24,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "daemon::status",
             "metrics",
             "http",
-            "reconcile",
             "roots",
             "repo",
             "desired",
