@@ -85,7 +85,8 @@ impl LocalFleet {
             },
             Place::Beyond(why) => Seat::Unseen(why.clone()),
         };
-        let seats = places.iter().map(|(name, place)| (name.clone(), seat(place))).collect();
+        let mut seats: BTreeMap<NodeName, Seat> = places.iter().map(|(name, place)| (name.clone(), seat(place))).collect();
+        keep_apart(&mut seats);
         Self { seats, fleet: None, rights: Mutex::default(), looks: Mutex::default() }
     }
 
@@ -115,6 +116,23 @@ impl LocalFleet {
             Some(Ok(_guard)) => Ok(()),
             Some(Err(why)) => Err(why.clone()),
             None => Err("the right to act on the node was not taken".to_owned()),
+        }
+    }
+}
+
+/// Two names for one folder would be two nodes that show the same and hold each other's lock: only the first is one.
+fn keep_apart(seats: &mut BTreeMap<NodeName, Seat>) {
+    let mut known: BTreeMap<PathBuf, NodeName> = BTreeMap::new();
+    for (name, seat) in seats {
+        let Seat::Here(performer) = &*seat else { continue };
+        let root = performer.node().layout.root().to_owned();
+        match known.get(&root) {
+            Some(first) => {
+                let why =
+                    format!("its folder {} is that of node {first} too, by another path: give each its own", root.display());
+                *seat = Seat::Unseen(why);
+            }
+            None => drop(known.insert(root, name.clone())),
         }
     }
 }
