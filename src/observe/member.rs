@@ -182,10 +182,20 @@ async fn look_at_server(
         | ValkeyError::Loading
         | ValkeyError::Said(_)
         | ValkeyError::Strange(_) => {
-            let why = if matches!(error, ValkeyError::Timeout(_)) {
-                format!("it did not answer within {:?}", node.limits().look)
-            } else {
-                chain(&error)
+            let why = match &error {
+                ValkeyError::Timeout(_) => format!("it did not answer within {:?}", node.limits().look),
+                ValkeyError::Absent | ValkeyError::Refused => format!(
+                    "process {pid} runs, and its socket {} is not open: stop that process (kill {pid} lets it save its data as it is \
+                     set to), and the next apply starts it again",
+                    node.layout.socket(name).path().display()
+                ),
+                ValkeyError::Io(_)
+                | ValkeyError::NoAuth(_)
+                | ValkeyError::NoPermission(_)
+                | ValkeyError::Gone
+                | ValkeyError::Loading
+                | ValkeyError::Said(_)
+                | ValkeyError::Strange(_) => chain(&error),
             };
             Seen::unseen(Server::Silent { pid, why: why.clone() }, &why)
         }
