@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint soak bench install-missing toolchain
+.PHONY: help build portable demo test lint soak bench install-missing toolchain
 
 CARGO ?= cargo
 
@@ -13,6 +13,9 @@ help: ## Show this list
 
 build: toolchain ## Build the valkeeper program (release): target/release/valkeeper
 	$(CARGO) build --release --locked
+
+portable: ## Build the program for nodes, which runs on any Linux of this kind of machine: target/release/valkeeper-linux-MACHINE
+	scripts/build-portable
 
 demo: ## Apply an example on this machine, in a temporary folder, and show what valkeeper does
 	scripts/demo

@@ -24,7 +24,8 @@ use std::time::Duration;
 use support::{compare, timed};
 use tempfile::TempDir;
 use valkeeper::desired::{self, Secrets};
-use valkeeper::fleet::local::{LocalFleet, Place};
+use valkeeper::fleet::nodes::{Means, Nodes, Place};
+use valkeeper::host::ssh::Ssh;
 use valkeeper::model::desired::Desired;
 use valkeeper::model::name::NodeName;
 use valkeeper::observe::{Limits, Surroundings};
@@ -90,9 +91,9 @@ fn desired(world: &World) -> Desired {
     desired::parse(&sources, &Secrets::Placeholder).expect("no problem")
 }
 
-fn fleet(world: &World) -> LocalFleet {
+fn fleet(world: &World) -> Nodes {
     let places = [(NodeName::new("here").expect("a name"), Place::Folder(world.state()))].into();
-    LocalFleet::new(&places, &Surroundings::of_this_process(Limits::default()))
+    Nodes::new(&places, &Means { surroundings: Surroundings::of_this_process(Limits::default()), ssh: Ssh::new(None) })
 }
 
 /// The files of every instance as valkeeper made them, without data, in a folder of their own.

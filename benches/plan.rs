@@ -67,7 +67,10 @@ fn settled(instances: usize, binary: &BinaryFacts) -> (Desired, Live) {
         nodes: nodes
             .iter()
             .map(|name| {
-                (name.clone(), DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./{name}")), address: None })
+                (
+                    name.clone(),
+                    DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./{name}")), address: None, drain: false },
+                )
             })
             .collect(),
         shards: nodes

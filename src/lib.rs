@@ -8,7 +8,10 @@
 //! - [`apply`]: effect; the schedule on the controller, performing on a node
 //! - [`observe`]: looking at one node
 //! - [`host`]: primitives on one machine: files, processes, the server's socket
-//! - [`fleet`]: all nodes as one: looking and acting
+//! - [`fleet`]: all nodes as one: looking and acting, here and over ssh
+//! - [`wire`]: what crosses to the agent of a node
+//! - [`agent`]: the node side of the wire
+//! - [`prepare`]: making a host a node, and no node again
 //! - [`repo`]: the source: following git, and reading the text of a revision
 //! - [`roots`]: what the text names on this machine, within the roots that the process was given
 //! - [`reconcile`]: look, then act: the one path of `plan` and `apply`
@@ -17,6 +20,7 @@
 //! - [`http`]: metrics, health and push hooks over TCP
 //! - [`cli`]: what people type
 
+pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
@@ -28,6 +32,8 @@ pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod prepare;
 pub mod reconcile;
 pub mod repo;
 pub mod roots;
+pub mod wire;

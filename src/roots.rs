@@ -13,7 +13,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::desired::{SecretRef, Secrets};
-use crate::fleet::local::{LocalFleet, Place, ssh_is_not_offered};
+use crate::fleet::nodes::{Means, Nodes, Place};
+use crate::host::ssh::Ssh;
 use crate::model::desired::{Desired, Reach};
 use crate::model::name::NodeName;
 use crate::model::password::PasswordHash;
@@ -170,18 +171,24 @@ fn tidy(path: &Path) -> Option<PathBuf> {
 /// Where each node is.
 pub type Places = BTreeMap<NodeName, Place>;
 
-/// Where the nodes are, as far as this release reaches them. A folder that may not be used makes its node unseen.
+/// Where the nodes are. A folder that may not be used makes its node unseen.
 pub fn places(desired: &Desired, roots: &Roots) -> Places {
     let place = |reach: &Reach| match reach {
         Reach::Local(folder) => local_folder(folder, roots).map_or_else(Place::Beyond, Place::Folder),
-        Reach::Ssh(destination) => ssh_is_not_offered(destination),
+        Reach::Ssh(destination) => Place::Ssh(destination.clone()),
     };
     desired.nodes.iter().map(|(name, node)| (name.clone(), place(&node.reach))).collect()
 }
 
-/// The nodes at these places; members of other fleets are never touched.
-pub fn fleet(desired: &Desired, places: &Places) -> LocalFleet {
-    LocalFleet::new(places, &Surroundings::of_this_process(Limits::default())).only(desired.fleet.clone())
+/// The nodes at these places; members of other fleets are never touched. Those of `before` keep their connections.
+pub fn fleet(desired: &Desired, places: &Places, before: Option<&Nodes>) -> Nodes {
+    let surroundings = Surroundings::of_this_process(Limits::default());
+    Nodes::renewed(places, &Means { surroundings, ssh: ssh() }, before).only(desired.fleet.clone())
+}
+
+/// The `ssh` of this process: as git has GIT_SSH, `VALKEEPER_SSH` names a program that is called as ssh would be.
+pub fn ssh() -> Ssh {
+    Ssh::new(std::env::var_os("VALKEEPER_SSH").filter(|name| !name.is_empty()))
 }
 
 /// A secret of one line in a file, such as that of a hook.

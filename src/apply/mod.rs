@@ -7,6 +7,7 @@
 pub mod acl;
 mod difference;
 pub mod instance;
+pub mod node;
 pub mod perform;
 mod proof;
 pub mod schedule;

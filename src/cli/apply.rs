@@ -15,7 +15,7 @@ use super::saved::{self, Saved};
 use super::{SourceArgs, confirm, out, plan};
 use crate::apply::schedule;
 use crate::fleet::Execute as _;
-use crate::fleet::local::LocalFleet;
+use crate::fleet::nodes::Nodes;
 use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Subject};
 use crate::plan::show::{self, Authority, View, step_line};
@@ -91,7 +91,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
 /// A person agreed to what was shown; what comes up beside that is shown and asked for again.
 async fn settle_as_shown(
     desired: &Desired,
-    fleet: &LocalFleet,
+    fleet: &Nodes,
     source: &SourceArgs,
     (mut look, mut rest): (Look, Vec<Plan>),
     stop: &watch::Receiver<bool>,

@@ -1,17 +1,12 @@
 //! `valkeeper approve`: let one revision pass the guard.
 
-use std::sync::Mutex;
-
 use clap::Args;
-use tokio::sync::watch;
 
 use super::client::SocketArgs;
 use super::exit::Exit;
-use super::{SourceArgs, load, out};
-use crate::apply::schedule::{self, Pace};
+use super::{SourceArgs, load, out, remember};
 use crate::daemon::control::Request;
 use crate::fleet::{Execute as _, Observe as _};
-use crate::model::plan::Plan;
 
 #[derive(Debug, Args)]
 #[command(
@@ -49,20 +44,8 @@ pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
     let fleet = load::fleet(&loaded, &args.source)?;
     fleet.acquire(&load::holder("approve")).await?;
     let live = fleet.observe().await;
-    let mut plan = crate::plan::plan(desired, &live);
-    let unseen = plan.unseen.clone();
-    plan = Plan { steps: crate::plan::approve(desired, &live), ..plan };
-    anyhow::ensure!(
-        live.seen_nodes().next().is_some(),
-        "no node could be seen, so nothing can remember the approval: {unseen:?}"
-    );
-    let report =
-        schedule::run(&plan, &fleet, Pace::default(), &watch::channel(false).1, &Mutex::new(|_: schedule::Event<'_>| {})).await;
-    for (step, outcome) in &report.results {
-        let done = outcome.as_ref().is_some_and(crate::model::outcome::Outcome::is_done);
-        let outcome = outcome.as_ref().map_or_else(|| "not begun".to_owned(), ToString::to_string);
-        anyhow::ensure!(done, "the approval could not be written on node {}: {outcome}", step.node);
-    }
+    let steps = crate::plan::approve(desired, &live);
+    remember::remember(desired, &fleet, &live, steps, "the approval").await?;
     out::tell(format_args!("Revision {} of fleet {} is approved.", desired.revision, desired.fleet));
     Ok(Exit::Ok)
 }

@@ -6,7 +6,7 @@ use super::SourceArgs;
 use super::check::Failure;
 use super::{out, problems};
 use crate::desired::{self, Secrets, Source, refusals_to_problems};
-use crate::fleet::local::LocalFleet;
+use crate::fleet::nodes::Nodes;
 use crate::model::desired::{Desired, Reach};
 use crate::model::plan::Plan;
 use crate::roots::{self, Roots};
@@ -62,7 +62,7 @@ fn roots(args: &SourceArgs) -> Roots {
 }
 
 /// The nodes that are named, as far as this release reaches them.
-pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<LocalFleet> {
+pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<Nodes> {
     let roots = roots(args);
     for (name, node) in &loaded.desired.nodes {
         if let Reach::Local(folder) = &node.reach {
@@ -70,7 +70,7 @@ pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<LocalF
             usable.with_context(|| format!("node {name}"))?;
         }
     }
-    Ok(roots::fleet(&loaded.desired, &roots::places(&loaded.desired, &roots)))
+    Ok(roots::fleet(&loaded.desired, &roots::places(&loaded.desired, &roots), None))
 }
 
 /// Who acts, for those who find the nodes taken.

@@ -1,5 +1,6 @@
 //! What people type: clap types, and one short file for each command.
 
+mod agent;
 mod apply;
 mod approve;
 pub mod check;
@@ -10,11 +11,13 @@ pub mod hash_password;
 pub mod live_file;
 mod load;
 mod mask;
+mod node;
 mod observe;
 mod out;
 mod plan;
 pub mod problems;
 mod progress;
+mod remember;
 mod requests;
 mod restore;
 mod run;
@@ -69,6 +72,10 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// List and bring back the data of a deleted instance
     Restore(restore::RestoreArgs),
+    /// Check and prepare the hosts that instances live on
+    Node(node::NodeArgs),
+    /// Serve a controller on this node: what it starts over ssh
+    Agent(agent::AgentArgs),
     /// Print the JSON Schema of the state language
     Schema,
     /// Read a password and print its hash for password_sha256
@@ -156,6 +163,8 @@ pub fn run() -> ExitCode {
         Command::Retry(args) => with_runtime(requests::retry(args)),
         Command::Accept(args) => with_runtime(requests::accept(args)),
         Command::Approve(args) => with_runtime(approve::approve(args)),
+        Command::Node(args) => with_runtime(node::node(args)),
+        Command::Agent(args) => with_runtime(agent::agent(args)),
         Command::Restore(args) => with_runtime(restore::restore(args)),
     };
     match exit {

@@ -20,13 +20,13 @@ use super::news::News;
 use super::shared::Shared;
 use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Problem, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
-use crate::fleet::local::LocalFleet;
+use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock::{self, Stopwatch};
 use crate::metrics::Phase;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
-use crate::model::live::{Live, Observed};
+use crate::model::live::Live;
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
@@ -39,7 +39,7 @@ use crate::roots::{self, Places, Roots};
 pub struct Passes {
     pub following: Following,
     roots: Roots,
-    fleet: Option<(Places, Arc<LocalFleet>)>,
+    fleet: Option<(Places, Arc<Nodes>)>,
     backoff: Backoff,
     news: News,
     number: u64,
@@ -74,7 +74,7 @@ pub enum Next {
 /// What one look showed.
 struct Scene {
     in_force: Arc<InForce>,
-    fleet: Arc<LocalFleet>,
+    fleet: Arc<Nodes>,
     live: Live,
     record: Arc<FleetRecord>,
     plan: Plan,
@@ -196,12 +196,13 @@ impl Passes {
     }
 
     /// The nodes; kept from pass to pass while they are the same.
-    fn fleet_of(&mut self, desired: &Desired) -> Arc<LocalFleet> {
+    fn fleet_of(&mut self, desired: &Desired) -> Arc<Nodes> {
         let places = roots::places(desired, &self.roots);
         match &self.fleet {
             Some((known, fleet)) if *known == places => Arc::clone(fleet),
-            Some(_) | None => {
-                let fleet = Arc::new(roots::fleet(desired, &places));
+            known => {
+                let before = known.as_ref().map(|(_, fleet)| &**fleet);
+                let fleet = Arc::new(roots::fleet(desired, &places, before));
                 self.fleet = Some((places, Arc::clone(&fleet)));
                 fleet
             }
@@ -212,7 +213,7 @@ impl Passes {
     async fn take_turn(&mut self, scene: &Scene) {
         let before = self.watching.take();
         if scene.record.suspended.of_fleet(clock::now()).is_some() {
-            scene.fleet.release();
+            scene.fleet.release().await;
             self.watching = Some("nobody: the fleet is suspended".to_owned());
         } else if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
             self.watching = Some(held.why.clone());
@@ -391,7 +392,7 @@ impl Passes {
                 before: &self.instances,
                 now,
             });
-            self.nodes = nodes(&scene.live, &self.nodes, now);
+            self.nodes = nodes(scene, &self.nodes, now);
         }
         let record = scene.map(|scene| &scene.record);
         let status = Status {
@@ -444,15 +445,14 @@ fn name(subject: &Subject) -> String {
     }
 }
 
-fn nodes(live: &Live, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
-    let one = |(name, node): (&NodeName, &Observed<_>)| {
-        let (seen, message) = match node {
-            Observed::Seen(_) => (true, None),
-            Observed::Unseen { unseen } => (false, Some(unseen.clone())),
-        };
-        let version = live.seen(name).map(|(_, binary)| binary.version.clone());
+fn nodes(scene: &Scene, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
+    let one = |name: &NodeName| {
+        // A node that was seen and is not who it was counts as unseen to the plan.
+        let message = scene.plan.unseen.get(name).cloned();
+        let seen = message.is_none();
+        let version = scene.live.seen(name).filter(|_| seen).map(|(_, binary)| binary.version.clone());
         let since = before.get(name).filter(|before| before.seen == seen).map_or(now, |before| before.since);
         (name.clone(), NodeStatus { seen, message, version, since })
     };
-    live.nodes.iter().map(one).collect()
+    scene.live.nodes.keys().map(one).collect()
 }

@@ -153,7 +153,8 @@ fn read_node(reader: &mut Reader<'_>, entry: &Entry<'_>) -> DesiredNode {
     let local = reader.get(fields, &schema::LOCAL).and_then(|field| read_folder(reader, field));
     let ssh = reader.get(fields, &schema::SSH).and_then(|field| read_destination(reader, field));
     let reach = local.map(Reach::Local).or(ssh.map(Reach::Ssh)).unwrap_or_else(|| Reach::Local(String::new()));
-    DesiredNode { at: entry.at, reach, address }
+    let drain = reader.get(fields, &schema::DRAIN).and_then(|field| reader.boolean(field)).unwrap_or(false);
+    DesiredNode { at: entry.at, reach, address, drain }
 }
 
 fn read_address(reader: &mut Reader<'_>, field: Field<'_>) -> Option<IpAddr> {

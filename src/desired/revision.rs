@@ -19,13 +19,16 @@ pub(super) fn revision(desired: &Desired) -> String {
     let mut text = Canonical { hash: Sha256::new(), buffer: String::with_capacity(BUFFER_BYTES * 2) };
     text.line("fleet", &[fleet.as_str(), mode_word(*mode)]);
     add_guard(&mut text, guard);
-    for (name, DesiredNode { at: _, reach, address }) in nodes {
+    for (name, DesiredNode { at: _, reach, address, drain }) in nodes {
         let (kind, place) = match reach {
             Reach::Local(folder) => ("local", folder),
             Reach::Ssh(destination) => ("ssh", destination),
         };
         let address = address.map(|address| address.to_string()).unwrap_or_default();
         text.line("node", &[name.as_str(), kind, place, &address]);
+        if *drain {
+            text.line("drain", &[]);
+        }
     }
     for (name, Shard { at: _, nodes, ports }) in shards {
         text.line("shard", &[name.as_str(), &ports.start().to_string(), &ports.end().to_string()]);

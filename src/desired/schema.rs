@@ -175,7 +175,7 @@ pub static UNDECLARED_USERS: Key = key(
 pub static NODE_TABLE: Table = Table {
     exactly_one: &["ssh", "local"],
     needs: Some(("ssh", "address")),
-    ..table("A host: this machine (local), or one reached over ssh.", &[&SSH, &LOCAL, &NODE_ADDRESS])
+    ..table("A host: this machine (local), or one reached over ssh.", &[&SSH, &LOCAL, &NODE_ADDRESS, &DRAIN])
 };
 pub static SSH: Key =
     key("ssh", "Where to reach the host: a destination that ssh_config understands.", Shape::Text(&DESTINATION));
@@ -186,6 +186,9 @@ pub static LOCAL: Key = key(
 );
 pub static NODE_ADDRESS: Key =
     key("address", "Where other nodes and clients reach its instances; they listen on loopback and here.", Shape::Text(&ADDRESS));
+
+pub static DRAIN: Key =
+    key("drain", "Place nothing new on it; what is there stays until it is moved or deleted.", Shape::Boolean).default("false");
 
 pub static SHARD_TABLE: Table = table("A list of nodes that carry instances.", &[&SHARD_NODES, &SHARD_PORTS]);
 pub static SHARD_NODES: Key = key(

@@ -1,10 +1,15 @@
 //! The nodes as one: looking at them and acting on them. What is behind (in process, ssh, a simulator) is not seen here.
 
+pub mod connection;
 pub mod local;
+pub mod nodes;
+pub mod session;
 
 use std::future::Future;
+use std::sync::Arc;
 
-use crate::model::live::Live;
+use crate::model::binary::BinaryFacts;
+use crate::model::live::{Live, NodeFacts};
 use crate::model::name::NodeName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
@@ -31,4 +36,11 @@ pub trait Execute: Sync {
 pub struct Held {
     pub node: NodeName,
     pub why: String,
+}
+
+/// What one look at one node showed, with the facts of its binary.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub facts: NodeFacts,
+    pub binary: Arc<BinaryFacts>,
 }

@@ -139,6 +139,11 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Removes a folder if nothing is in it; what cannot be removed is not ours alone.
+pub fn remove_empty_folder(path: &Path) {
+    let _not_empty = fs::remove_dir(path);
+}
+
 /// Removes a folder with all that is in it, without following links; it is fine if there is none.
 ///
 /// # Errors

@@ -10,4 +10,5 @@ pub mod machine;
 pub mod ports;
 pub mod process;
 pub mod scratch;
+pub mod ssh;
 pub mod valkey;

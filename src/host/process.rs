@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,6 +37,23 @@ const DELETED: &str = " (deleted)";
 /// To be called once, before there is a file of our own; all of those are closed on exec by Rust itself.
 pub fn inherit_nothing() {
     close_fds::set_fds_cloexec(FIRST_INHERITED, &[]);
+}
+
+/// Does this process run as root?
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Goes on as root: this process becomes `sudo -n` of this very program with these arguments.
+///
+/// # Errors
+/// When there is no `sudo`, or it cannot be told which program this is. That sudo itself refuses, it says itself.
+pub fn become_root(arguments: &[&str]) -> io::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    std::process::Command::new("sudo").arg("-n").arg("--").arg(program).args(arguments).exec()
 }
 
 /// Starts a server in the background: a process group of its own, so that our Ctrl-C is not its, and no terminal (the server

@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::acl::AclUser;
 use super::change::{Change, Half, Twin};
 use super::live::{Member, MemberFacts, NodeFacts, Server};
 use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, TenantName, UserName};
-use super::password::PasswordHash;
+use super::password::{PasswordHash, on_the_wire};
 use super::plan::Subject;
 use super::record::FleetRecord;
 use super::spec::InstanceSpec;
 
 /// A user as it is wanted, with the real hashes, which only setting it needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedUser {
     pub user: Arc<AclUser>,
+    #[serde(with = "on_the_wire")]
     pub hashes: Arc<[PasswordHash]>,
 }
 
@@ -24,7 +27,8 @@ pub struct WantedUser {
 pub type WantedUsers = BTreeMap<UserName, WantedUser>;
 
 /// One change on one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Brings the node's copy of the fleet record up to date.
     WriteRecord(Change<Option<Arc<FleetRecord>>>),
@@ -60,7 +64,7 @@ pub enum Action {
 }
 
 /// A member to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creation {
     pub fleet: FleetName,
     pub uid: String,
@@ -71,7 +75,7 @@ pub struct Creation {
 }
 
 /// The files a server is to start from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
     pub before: InstanceSpec,
     pub after: InstanceSpec,
@@ -82,7 +86,7 @@ pub struct Opening {
 }
 
 /// Other settings for a running server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecChange {
     pub change: Change<Twin<InstanceSpec>>,
     /// What the config file will declare; memory follows from it.
@@ -91,7 +95,7 @@ pub struct SpecChange {
 }
 
 /// Other rights or passwords for a user, or a new user.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserChange {
     pub user: UserName,
     pub change: Change<Twin<Arc<AclUser>>>,

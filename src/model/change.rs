@@ -53,11 +53,26 @@ impl<T: Clone> Twin<T> {
     }
 }
 
-/// A change that is needed: cannot be built where before already is after.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change that is needed: cannot be built where before already is after, nor read from where it is so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Ends<T>", bound(deserialize = "T: Deserialize<'de> + PartialEq"))]
 pub struct Change<T> {
     before: T,
     after: T,
+}
+
+/// A change as it is read, before it is known to be one.
+#[derive(Deserialize)]
+struct Ends<T> {
+    before: T,
+    after: T,
+}
+
+impl<T: PartialEq> TryFrom<Ends<T>> for Change<T> {
+    type Error = &'static str;
+    fn try_from(Ends { before, after }: Ends<T>) -> Result<Self, Self::Error> {
+        Self::new(before, after).ok_or("a change whose end is its beginning")
+    }
 }
 
 impl<T: PartialEq> Change<T> {

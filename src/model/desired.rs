@@ -80,6 +80,8 @@ pub struct DesiredNode {
     pub reach: Reach,
     /// Where other nodes and clients reach its instances; they bind loopback and this.
     pub address: Option<std::net::IpAddr>,
+    /// Nothing new is placed on it.
+    pub drain: bool,
 }
 
 /// How a node is reached.

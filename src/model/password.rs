@@ -42,6 +42,31 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
+/// How hashes cross from the controller to the agent of a node, the one place they are written out whole (`wire.rs`). A field
+/// asks for it by name, so that nothing serializes a hash by accident.
+pub mod on_the_wire {
+    use std::sync::Arc;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::PasswordHash;
+
+    /// # Errors
+    /// When the serializer has one.
+    pub fn serialize<S: Serializer>(hashes: &Arc<[PasswordHash]>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(hashes.iter().map(PasswordHash::reveal))
+    }
+
+    /// # Errors
+    /// When a text is no hash; without showing it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[PasswordHash]>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let read = |text: &String| PasswordHash::from_hex(text).ok_or_else(|| D::Error::custom("not a password hash"));
+        texts.iter().map(read).collect()
+    }
+}
+
 /// 64 bits of a second SHA-256: enough to see that two hashes are equal, and not the hash itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

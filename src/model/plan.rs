@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::action::Action;
 use super::desired::Origin;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
 
 /// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Subject {
     Fleet,
     Instance(InstanceName),
@@ -30,19 +32,23 @@ pub struct Plan {
 }
 
 /// One action on one node, with why and at what cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub subject: Subject,
     pub node: NodeName,
     pub action: Action,
     pub cause: Cause,
     /// Settings of this step that somebody else changed, in a step that has other causes too.
+    #[serde(skip)]
     pub drifted: BTreeSet<SettingName>,
+    /// For people; what performs a step does not ask.
+    #[serde(skip)]
     pub costs: Vec<Cost>,
 }
 
 /// Why a step is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// The state repository asks for it.
     Requested,
@@ -171,6 +177,10 @@ pub enum HeldReason {
     PlacedElsewhere {
         nodes: Vec<NodeName>,
     },
+    /// `drain = true`: nothing new is placed on the node.
+    Draining {
+        node: NodeName,
+    },
     /// A person told the daemon to leave it alone for a while.
     Suspended {
         by: String,
@@ -204,6 +214,7 @@ impl HeldReason {
             Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::Draining { .. } => "draining",
             Self::Suspended { .. } => "suspended",
             Self::ObserveOnly => "observe-only",
             Self::NotOffered { .. } => "not-offered",
@@ -230,6 +241,7 @@ impl HeldReason {
             | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
+            | Self::Draining { .. }
             | Self::NotOffered { .. } => false,
         }
     }

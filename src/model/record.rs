@@ -17,6 +17,9 @@ pub struct FleetRecord {
     /// Where each instance was placed, entered before it is made.
     #[serde(default)]
     pub roster: BTreeMap<InstanceName, Seat>,
+    /// Which machine each node is that carries instances, so that another one that answers in its place is noticed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<NodeName, String>,
     /// Revisions that a person let pass the guard.
     #[serde(default)]
     pub approvals: BTreeSet<String>,
@@ -92,6 +95,7 @@ impl FleetRecord {
             fleet,
             generation: 0,
             roster: BTreeMap::new(),
+            machines: BTreeMap::new(),
             approvals: BTreeSet::new(),
             settled: None,
             accepted: None,

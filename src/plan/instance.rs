@@ -1,6 +1,7 @@
 //! What is to be done about one instance.
 
 use super::found::{Place, Places};
+use super::identity;
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, acl, forward, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
@@ -136,6 +137,9 @@ fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, 
             for kept in facts.set_aside.iter().filter(|kept| kept.instance == *name && kept.fleet == desired.fleet) {
                 decision.notes.push(Note::SetAside { instance: name.clone(), uid: kept.uid.clone() });
             }
+            if desired.nodes.get(node).is_some_and(|node| node.drain) {
+                return decision.hold(name, "create", HeldReason::Draining { node: node.clone() });
+            }
             create(scene, decision, &wish, wanted, None);
         }
     }
@@ -157,7 +161,10 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
         return Some(HeldReason::NotOffered { what: "moving an instance to another shard" });
     }
     let seat = places.seat?;
-    let unsure = |other: &&NodeName| *other != node && scene.live.seen(other).is_none();
+    let machine = scene.live.seen(node).map(|(facts, _)| facts.machine.as_str()).unwrap_or_default();
+    let unsure = |other: &&NodeName| {
+        *other != node && scene.live.seen(other).is_none() && !identity::is_renamed(scene.record, other, machine)
+    };
     let nodes: Vec<NodeName> = seat.nodes.iter().filter(unsure).cloned().collect();
     (!nodes.is_empty()).then_some(HeldReason::PlacedElsewhere { nodes })
 }

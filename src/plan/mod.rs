@@ -5,6 +5,7 @@ mod acl;
 mod forward;
 mod found;
 mod guard;
+mod identity;
 mod instance;
 mod limits;
 mod open;
@@ -27,7 +28,7 @@ use found::Found;
 use ports::Ports;
 
 pub use forward::{carry, rest};
-pub use record::{amend, approve, remembered};
+pub use record::{amend, approve, forget, remembered};
 
 /// What is to be done so that the nodes show what is desired, by a person's hand. Never fails.
 pub fn plan(desired: &Desired, live: &Live) -> Plan {
@@ -47,6 +48,7 @@ enum Hand {
 }
 
 fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
+    let live = &*identity::trusted(desired, live);
     let record = record::newest(desired, live);
     let operators = found::operators(live);
     let found = Found::of(desired, live, &record, &operators);
@@ -71,7 +73,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
     if result.steps.is_empty() && live.nodes.len() == live.seen_nodes().count() && !result.held.iter().any(awaits_approval) {
         scene.roster.settled(&desired.revision, hand);
     }
-    let changed = scene.roster.finish();
+    let changed = scene.roster.finish(live);
     let mut steps = match desired.mode {
         Mode::Correct => record::steps(&record, changed, live, desired),
         Mode::Observe => Vec::new(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Hand;
+use super::identity;
 use crate::model::action::Action;
 use crate::model::change::Change;
 use crate::model::desired::Desired;
@@ -75,7 +76,8 @@ impl<'a> Roster<'a> {
         self.served = self.record.approvals.iter().filter(served).cloned().collect();
     }
 
-    pub(super) fn finish(self) -> Option<FleetRecord> {
+    /// The record with all changes, if there are any. It remembers which machine each node of a seat is.
+    pub(super) fn finish(self, live: &Live) -> Option<FleetRecord> {
         if self.changes.is_empty() && self.served.is_empty() {
             return None;
         }
@@ -87,6 +89,13 @@ impl<'a> Roster<'a> {
                 Some(seat) => record.roster.insert(name, seat),
                 None => record.roster.remove(&name),
             };
+        }
+        let seats = record.roster.values().flat_map(|seat| &seat.nodes).collect::<BTreeSet<_>>();
+        record.machines.retain(|node, _| seats.contains(node));
+        for node in seats {
+            if let Some((facts, _)) = live.seen(node) {
+                record.machines.entry(node.clone()).or_insert_with(|| facts.machine.clone());
+            }
         }
         Some(record)
     }
@@ -120,8 +129,20 @@ pub fn approve(desired: &Desired, live: &Live) -> Vec<Step> {
     })
 }
 
+/// The steps by which the fleet forgets a node that will never come back, with the instances that were on it alone.
+pub fn forget(desired: &Desired, live: &Live, node: &NodeName) -> Vec<Step> {
+    amend(desired, live, |record| {
+        record.machines.remove(node);
+        for seat in record.roster.values_mut() {
+            seat.nodes.retain(|other| other != node);
+        }
+        record.roster.retain(|_, seat| !seat.nodes.is_empty());
+    })
+}
+
 /// The steps that change what the fleet remembers, on every seen node; none if it is so already.
 pub fn amend(desired: &Desired, live: &Live, change: impl FnOnce(&mut FleetRecord)) -> Vec<Step> {
+    let live = &*identity::trusted(desired, live);
     let newest = newest(desired, live);
     let mut record = FleetRecord::clone(&newest);
     change(&mut record);

@@ -30,6 +30,7 @@ mod problems;
 mod repo;
 mod sim;
 mod site;
+mod ssh_nodes;
 mod support;
 mod tidy;
 mod tools;

@@ -267,7 +267,7 @@ async fn what_killed_writers_left_is_swept_by_the_next_who_acts() {
     let purge = world.file(&format!("set-aside/b-{UID}.purge"));
     fs::create_dir_all(purge.join("data")).unwrap();
     assert!(world.look().await.0.set_aside.is_empty());
-    world.fleet.release();
+    world.fleet.release().await;
     fleet_at(&world.state, &surroundings()).acquire("the next").await.unwrap();
     assert!(!purge.exists() && left.iter().all(|file| !file.exists()));
     assert!(matches!(world.member("a").await.server, Server::Up(_)));

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use valkeeper::fleet::local::{LocalFleet, Place};
+use valkeeper::fleet::nodes::{Means, Nodes, Place};
 use valkeeper::fleet::{Execute as _, Observe as _};
+use valkeeper::host::ssh::Ssh;
 use valkeeper::model::acl::{AclUser, split_words};
 use valkeeper::model::action::{Action, Creation, SpecChange, UserChange, WantedUser, WantedUsers};
 use valkeeper::model::binary::BinaryFacts;
@@ -32,7 +33,7 @@ pub const UID: &str = "0123456789abcdef";
 pub struct World {
     folder: Option<TempDir>,
     pub state: PathBuf,
-    pub fleet: LocalFleet,
+    pub fleet: Nodes,
 }
 
 pub fn name(text: &str) -> InstanceName {
@@ -52,8 +53,11 @@ pub fn surroundings() -> Surroundings {
     Surroundings { server: Some(SERVER.into()), scratch: std::env::temp_dir(), limits }
 }
 
-pub fn fleet_at(state: &Path, surroundings: &Surroundings) -> LocalFleet {
-    LocalFleet::new(&BTreeMap::from([(node_name(), Place::Folder(state.to_owned()))]), surroundings)
+pub fn fleet_at(state: &Path, surroundings: &Surroundings) -> Nodes {
+    Nodes::new(
+        &BTreeMap::from([(node_name(), Place::Folder(state.to_owned()))]),
+        &Means { surroundings: surroundings.clone(), ssh: Ssh::new(None) },
+    )
 }
 
 /// A port that is free now and that no other test of this run gets: below those the kernel gives to clients.

@@ -75,7 +75,15 @@ pub fn desired(rng: &mut StdRng, revision: u32) -> Desired {
         },
         nodes: (0..NODES)
             .map(|index| {
-                (node(index), DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./n{index}")), address: None })
+                (
+                    node(index),
+                    DesiredNode {
+                        at: Origin::default(),
+                        reach: Reach::Local(format!("./n{index}")),
+                        address: None,
+                        drain: false,
+                    },
+                )
             })
             .collect(),
         shards: (0..NODES)

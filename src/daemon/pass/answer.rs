@@ -2,7 +2,7 @@
 
 use super::Passes;
 use crate::daemon::command::What;
-use crate::fleet::local::LocalFleet;
+use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock;
 use crate::model::desired::Desired;
@@ -99,8 +99,9 @@ impl Passes {
         }
     }
 
-    fn fleet_of_other(&self, desired: &Desired) -> LocalFleet {
-        roots::fleet(desired, &roots::places(desired, &self.roots))
+    fn fleet_of_other(&self, desired: &Desired) -> Nodes {
+        let ours = self.fleet.as_ref().map(|(_, fleet)| &**fleet);
+        roots::fleet(desired, &roots::places(desired, &self.roots), ours)
     }
 }
 

@@ -151,6 +151,11 @@ pub fn held_reason(reason: &HeldReason) -> String {
             let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
         }
+        HeldReason::Draining { node } => {
+            format!(
+                "node {node} is marked drain = true, so nothing new is placed on it: name another shard, or take the mark off"
+            )
+        }
         HeldReason::Suspended { by, why, until } => {
             format!("suspended by {by} until {until} ({why}): \"valkeeper resume\" ends that")
         }

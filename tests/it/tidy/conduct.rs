@@ -49,6 +49,7 @@ const BOUNDARY: &[(&str, &str)] = &[
     ("roots.rs", "what the text names on this machine"),
     ("cli/", "files and secrets named by the person who types"),
     ("main.rs", "the process itself"),
+    ("prepare/program.rs", "reads the program that is sent to nodes"),
 ];
 
 /// What only ACL code says.

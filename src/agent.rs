@@ -1,0 +1,113 @@
+//! The node side of the wire: answers what a controller asks over a pair of streams, by the same functions that act in process.
+//!
+//! Gives the right to act back, and ends, when the controller hangs up or says nothing for a while. What it was doing it
+//! finishes: a step that was begun is better done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::fleet::local::Local;
+use crate::wire::{self, Answered, Asked, Hello, Reply, Request, WireError};
+
+/// How long a controller may say nothing: it gives a sign of life every 5 s. A network that was cut shows no end of a
+/// connection for hours, and the right to act must not be lost with it.
+pub const SILENCE: Duration = Duration::from_secs(30);
+/// Requests worked on at once. A controller takes at most 32 steps side by side.
+const AT_ONCE: usize = 64;
+
+/// What a controller may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Looks only: the right to act is refused, and so is every step.
+    ReadOnly,
+    Full,
+}
+
+/// Serves one controller until it hangs up, or is silent for longer than `silence`.
+///
+/// # Errors
+/// When it speaks another protocol, or what it says makes no sense.
+pub async fn serve<R, W>(local: Arc<Local>, from: R, mut to: W, access: Access, silence: Duration) -> Result<(), WireError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    wire::greet(&mut to).await?;
+    let mut reader = wire::incoming(from, wire::REQUEST_BYTES_MAX);
+    let mut writer = wire::outgoing(to);
+    let ours = Hello::of_this_release();
+    wire::send(&mut writer, wire::encode(&ours)?).await?;
+    let theirs: Hello = timeout(silence, wire::receive(&mut reader)).await.unwrap_or(Err(WireError::Ended))?;
+    if ours.agree(&theirs).is_none() {
+        return Err(WireError::Strangers { theirs: theirs.release, ours: ours.release });
+    }
+    let (replies, mut answered) = mpsc::channel::<Vec<u8>>(AT_ONCE);
+    let writing = tokio::spawn(async move {
+        while let Some(message) = answered.recv().await {
+            if wire::send(&mut writer, message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut work = JoinSet::new();
+    let end = loop {
+        let asked = match timeout(silence, wire::receive::<_, Asked>(&mut reader)).await {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(WireError::Ended)) | Err(_) => break Ok(()),
+            Ok(Err(error)) => break Err(error),
+        };
+        let Asked { id, request } = asked;
+        if matches!(request, Request::Beat) {
+            continue;
+        }
+        // What is asked for beyond that waits in the stream.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break Ok(()) };
+        let (local, replies) = (Arc::clone(&local), replies.clone());
+        work.spawn(async move {
+            let reply = answer(&local, request, access).await;
+            let message = wire::encode(&Answered { id, reply }).unwrap_or_default();
+            let _nobody_reads = replies.send(message).await;
+            drop(place);
+        });
+        while work.try_join_next().is_some() {}
+    };
+    while work.join_next().await.is_some() {}
+    local.release();
+    drop(replies);
+    // A controller that does not read any more must not keep this process.
+    let _written = timeout(silence, writing).await;
+    end
+}
+
+async fn answer(local: &Local, request: Request, access: Access) -> Reply {
+    let refused = || Reply::NotUnderstood("this agent was started with --read-only: it looks, and changes nothing".to_owned());
+    match (request, access) {
+        (Request::Observe { known }, _) => match local.look().await {
+            Ok(look) => {
+                let binary = (!known.contains(&look.facts.binary)).then(|| Box::new((*look.binary).clone()));
+                Reply::Observed { facts: Box::new(look.facts), binary }
+            }
+            Err(why) => Reply::Unseen(why),
+        },
+        (Request::Acquire { .. } | Request::Perform { .. } | Request::Prepare | Request::Leave { .. }, Access::ReadOnly) => {
+            refused()
+        }
+        (Request::Acquire { holder }, Access::Full) => Reply::Turn(local.acquire(&holder).await),
+        (Request::Perform { .. }, Access::Full) if !local.has_right() => Reply::NoRight,
+        (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref()).await),
+        (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
+        (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
+        (Request::Release, _) => {
+            local.release();
+            Reply::Released
+        }
+        // Heard by the loop.
+        (Request::Beat, _) => Reply::NotUnderstood("a sign of life has no reply".to_owned()),
+    }
+}

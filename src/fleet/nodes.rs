@@ -1,0 +1,192 @@
+//! The nodes of a fleet, each where it is: folders on this machine, hosts behind ssh.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::local::Local;
+use super::session::Session;
+use super::{Execute, Held, Look, Observe};
+use crate::host::clock::Stopwatch;
+use crate::host::ssh::Ssh;
+use crate::model::live::{BinaryId, Live, Observed};
+use crate::model::name::{FleetName, NodeName};
+use crate::model::outcome::Outcome;
+use crate::model::plan::Step;
+use crate::observe::{LocalNode, Surroundings, chain};
+use crate::wire::Turn;
+
+/// How a node is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A state folder on this machine.
+    Folder(PathBuf),
+    /// A host behind ssh: the destination.
+    Ssh(String),
+    /// Not reached: why.
+    Beyond(String),
+}
+
+/// Where a node is, or why it cannot be used.
+#[derive(Debug, Clone)]
+enum Seat {
+    Here(Arc<Local>),
+    Ssh(Arc<Session>),
+    Unseen(String),
+}
+
+/// What it takes to reach nodes from this process.
+#[derive(Debug, Clone)]
+pub struct Means {
+    pub surroundings: Surroundings,
+    pub ssh: Ssh,
+}
+
+/// All nodes of a fleet.
+#[derive(Debug)]
+pub struct Nodes {
+    seats: BTreeMap<NodeName, (Place, Seat)>,
+    fleet: Option<FleetName>,
+    /// How long the last look at each node took.
+    looks: Mutex<BTreeMap<NodeName, Duration>>,
+}
+
+impl Nodes {
+    /// The nodes at these places. One that cannot be used is unseen, and the others are not.
+    pub fn new(places: &BTreeMap<NodeName, Place>, means: &Means) -> Self {
+        Self::renewed(places, means, None)
+    }
+
+    /// The nodes at these places; those of `before` that are where they were keep their connections and rights.
+    pub fn renewed(places: &BTreeMap<NodeName, Place>, means: &Means, before: Option<&Self>) -> Self {
+        let kept = |name: &NodeName, place: &Place| {
+            let (was, seat) = before?.seats.get(name)?;
+            // Why a folder could not be used may have passed.
+            (was == place && !matches!(seat, Seat::Unseen(_))).then(|| seat.clone())
+        };
+        let new = |place: &Place| match place {
+            Place::Folder(folder) => match LocalNode::new(folder, means.surroundings.clone()) {
+                Ok(node) => Seat::Here(Arc::new(Local::new(node))),
+                Err(error) => Seat::Unseen(chain(&error)),
+            },
+            Place::Ssh(destination) => Seat::Ssh(Arc::new(Session::new(means.ssh.to(destination)))),
+            Place::Beyond(why) => Seat::Unseen(why.clone()),
+        };
+        let seat = |(name, place): (&NodeName, &Place)| {
+            let seat = kept(name, place).unwrap_or_else(|| new(place));
+            (name.clone(), (place.clone(), seat))
+        };
+        let mut seats = places.iter().map(seat).collect();
+        keep_apart(&mut seats);
+        Self { seats, fleet: None, looks: Mutex::default() }
+    }
+
+    /// Members of another fleet are then never touched, even if a plan said so.
+    #[must_use]
+    pub fn only(mut self, fleet: FleetName) -> Self {
+        self.fleet = Some(fleet);
+        self
+    }
+
+    /// Gives the right to act back on every node.
+    pub async fn release(&self) {
+        let releases = self.seats.values().map(|(_, seat)| async {
+            match seat {
+                Seat::Here(local) => local.release(),
+                Seat::Ssh(session) => session.release().await,
+                Seat::Unseen(_) => {}
+            }
+        });
+        join_all(releases).await;
+    }
+
+    /// How long the last look at each node took, whether it was seen or not.
+    pub fn look_times(&self) -> BTreeMap<NodeName, Duration> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Two names for one folder would be two nodes that show the same and hold each other's lock: only the first is one.
+fn keep_apart(seats: &mut BTreeMap<NodeName, (Place, Seat)>) {
+    let mut known: BTreeMap<PathBuf, NodeName> = BTreeMap::new();
+    for (name, (_, seat)) in seats {
+        let Seat::Here(local) = &*seat else { continue };
+        let root = local.root().to_owned();
+        match known.get(&root) {
+            Some(first) => {
+                let why =
+                    format!("its folder {} is that of node {first} too, by another path: give each its own", root.display());
+                *seat = Seat::Unseen(why);
+            }
+            None => drop(known.insert(root, name.clone())),
+        }
+    }
+}
+
+impl Observe for Nodes {
+    async fn observe(&self) -> Live {
+        let looks = self.seats.iter().map(|(name, (_, seat))| async move {
+            let watch = Stopwatch::start();
+            let seen = match seat {
+                Seat::Here(local) => local.look().await,
+                Seat::Ssh(session) => session.look().await,
+                Seat::Unseen(why) => Err(why.clone()),
+            };
+            (name.clone(), seen, watch.elapsed())
+        });
+        let mut live = Live::default();
+        let mut times = BTreeMap::new();
+        for (name, seen, took) in join_all(looks).await {
+            times.insert(name.clone(), took);
+            let node = match seen {
+                Ok(Look { mut facts, binary }) => {
+                    let same = live.binaries.get(&facts.binary).is_none_or(|known| *known == binary);
+                    if !same {
+                        // One node cannot say what the binary of another one knows.
+                        facts.binary = BinaryId(format!("{}@{name}", facts.binary.0));
+                    }
+                    live.binaries.insert(facts.binary.clone(), binary);
+                    Observed::Seen(facts)
+                }
+                Err(unseen) => Observed::Unseen { unseen },
+            };
+            live.nodes.insert(name, node);
+        }
+        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = times;
+        live
+    }
+}
+
+impl Execute for Nodes {
+    async fn perform(&self, step: &Step) -> Outcome {
+        let fleet = self.fleet.as_ref();
+        match self.seats.get(&step.node) {
+            Some((_, Seat::Here(local))) => local.perform(step, fleet).await,
+            Some((_, Seat::Ssh(session))) => session.perform(step, fleet).await,
+            Some((_, Seat::Unseen(why))) => Outcome::NotReached(why.clone()),
+            None => Outcome::NotReached(format!("there is no node {}", step.node)),
+        }
+    }
+
+    async fn acquire(&self, holder: &str) -> Result<(), Held> {
+        let asks = self.seats.iter().map(|(name, (_, seat))| async move {
+            let turn = match seat {
+                Seat::Here(local) => local.acquire(holder).await,
+                Seat::Ssh(session) => session.acquire(holder).await,
+                Seat::Unseen(why) => Turn::Unable(why.clone()),
+            };
+            (name, turn)
+        });
+        for (name, turn) in join_all(asks).await {
+            match turn {
+                Turn::Held(why) => return Err(Held { node: name.clone(), why }),
+                // It holds up only its own node: every step on it says why.
+                Turn::Taken | Turn::Unable(_) => {}
+            }
+        }
+        Ok(())
+    }
+}

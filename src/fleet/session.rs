@@ -1,0 +1,281 @@
+//! A node behind ssh: a connection that is kept open, and made anew when it ends, with a growing delay.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Look;
+use super::connection::Connection;
+use crate::host::clock::Stopwatch;
+use crate::host::ssh::{Destination, Remote};
+use crate::model::binary::BinaryFacts;
+use crate::model::live::BinaryId;
+use crate::model::name::FleetName;
+use crate::model::outcome::Outcome;
+use crate::model::plan::Step;
+use crate::wire::{Reply, Request, Turn};
+
+/// For connecting, from starting `ssh` to the agent's greeting.
+const CONNECT: Duration = Duration::from_secs(15);
+/// For a look at a whole node; the agent's own limits are shorter.
+const LOOK: Duration = Duration::from_secs(10);
+/// For a step: a little more than the node itself takes at most, and less than the schedule waits.
+const STEP: Duration = Duration::from_secs(34);
+/// For all else.
+const SHORT: Duration = Duration::from_secs(5);
+/// How long a look waits for a node that was unseen before: it must not delay the others, and the next look will see.
+const RETURNING: Duration = Duration::from_millis(500);
+/// The pause before the second try to connect; it doubles with each further one.
+const DELAY_FIRST: Duration = Duration::from_secs(1);
+const DELAY_LAST: Duration = Duration::from_secs(60);
+/// Connections that are made at the same time: each is a process with its key exchange.
+const CONNECTING_MAX: usize = 32;
+
+static CONNECTING: Semaphore = Semaphore::const_new(CONNECTING_MAX);
+
+/// An attempt to connect, for all who wait for it.
+type Attempt = Shared<BoxFuture<'static, Result<Arc<Connection>, String>>>;
+
+/// A node behind ssh.
+#[derive(Debug)]
+pub struct Session {
+    destination: Destination,
+    state: Mutex<State>,
+    /// Who has the right to act here, if it was asked for: a new connection has to ask again.
+    holder: Mutex<Option<String>>,
+    /// The binaries that the agent need not describe again.
+    binaries: Mutex<BTreeMap<BinaryId, Arc<BinaryFacts>>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Fresh,
+    Connecting {
+        attempt: Attempt,
+        /// What is said until it succeeds, if the node was unseen before, and the pause if it does not.
+        before: Option<Trouble>,
+    },
+    Up(Arc<Connection>),
+    Down(Trouble),
+}
+
+/// Why there is no connection, and when the next try is due.
+#[derive(Debug, Clone)]
+struct Trouble {
+    why: String,
+    since: Stopwatch,
+    pause: Duration,
+}
+
+impl Session {
+    pub fn new(destination: Destination) -> Self {
+        Self { destination, state: Mutex::new(State::Fresh), holder: Mutex::default(), binaries: Mutex::default() }
+    }
+
+    /// Looks at everything there.
+    ///
+    /// # Errors
+    /// Why the node cannot be seen.
+    pub async fn look(&self) -> Result<Look, String> {
+        let connection = self.connection().await?;
+        let known = lock(&self.binaries).keys().cloned().collect();
+        match connection.ask(Request::Observe { known }, LOOK).await {
+            Ok(Reply::Observed { facts, binary }) => self.entered(*facts, binary.map(|facts| Arc::new(*facts))),
+            Ok(Reply::Unseen(why)) => Err(why),
+            Ok(other) => Err(self.lose(&connection, nonsense(&other))),
+            // An agent that does not answer is as good as none: the next look begins with a new one.
+            Err(why) => Err(self.lose(&connection, why)),
+        }
+    }
+
+    fn entered(&self, facts: crate::model::live::NodeFacts, binary: Option<Arc<BinaryFacts>>) -> Result<Look, String> {
+        let mut binaries = lock(&self.binaries);
+        if let Some(binary) = binary {
+            // One node has one binary; a list that grows would be its doing.
+            *binaries = BTreeMap::from([(facts.binary.clone(), binary)]);
+        }
+        let binary = binaries.get(&facts.binary).cloned();
+        binary.map(|binary| Look { facts, binary }).ok_or_else(|| "its agent did not describe the server's binary".to_owned())
+    }
+
+    /// Takes a step there. Asks for the right to act again, if the connection is another one than the one that had it.
+    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
+        let connection = match self.connection().await {
+            Ok(connection) => connection,
+            Err(why) => return Outcome::NotReached(why),
+        };
+        let request = || Request::Perform { step: Box::new(step.clone()), fleet: fleet.cloned() };
+        match connection.ask(request(), STEP).await {
+            Ok(Reply::Performed(outcome)) => outcome,
+            Ok(Reply::NoRight) => {
+                let Some(holder) = lock(&self.holder).clone() else {
+                    return Outcome::Failed("the right to act on the node was not taken".to_owned());
+                };
+                match self.acquire(&holder).await {
+                    Turn::Taken => {}
+                    Turn::Held(why) | Turn::Unable(why) => return Outcome::Failed(why),
+                }
+                match connection.ask(request(), STEP).await {
+                    Ok(Reply::Performed(outcome)) => outcome,
+                    Ok(other) => Outcome::Failed(nonsense(&other)),
+                    Err(why) => Outcome::NotReached(why),
+                }
+            }
+            Ok(Reply::NotUnderstood(why)) => Outcome::Failed(why),
+            Ok(other) => Outcome::NotReached(self.lose(&connection, nonsense(&other))),
+            Err(why) => Outcome::NotReached(why),
+        }
+    }
+
+    /// Asks for the right to act there.
+    pub async fn acquire(&self, holder: &str) -> Turn {
+        *lock(&self.holder) = Some(holder.to_owned());
+        let connection = match self.connection().await {
+            Ok(connection) => connection,
+            Err(why) => return Turn::Unable(why),
+        };
+        match connection.ask(Request::Acquire { holder: holder.to_owned() }, SHORT).await {
+            Ok(Reply::Turn(turn)) => turn,
+            Ok(Reply::NotUnderstood(why)) => Turn::Unable(why),
+            Ok(other) => Turn::Unable(self.lose(&connection, nonsense(&other))),
+            Err(why) => Turn::Unable(self.lose(&connection, why)),
+        }
+    }
+
+    /// Gives the right to act back. The end of a connection does that as well.
+    pub async fn release(&self) {
+        *lock(&self.holder) = None;
+        let connection = match &*lock(&self.state) {
+            State::Up(connection) => Arc::clone(connection),
+            State::Fresh | State::Connecting { .. } | State::Down(_) => return,
+        };
+        if let Err(why) = connection.ask(Request::Release, SHORT).await {
+            self.lose(&connection, why);
+        }
+    }
+
+    /// Puts in place there what all instances share.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn prepare(&self) -> Result<(), String> {
+        self.order(Request::Prepare).await
+    }
+
+    /// Removes all that is ours there, if no member stands there.
+    ///
+    /// # Errors
+    /// Why something is left.
+    pub async fn leave(&self, set_aside: bool) -> Result<(), String> {
+        self.order(Request::Leave { set_aside }).await
+    }
+
+    async fn order(&self, request: Request) -> Result<(), String> {
+        let reply = self.connection().await?.ask(request, STEP).await?;
+        if let Reply::Done(done) = reply { done } else { Err(nonsense(&reply)) }
+    }
+
+    /// The connection, made now if there is none. After a failure it is made in the background, and not waited for long.
+    async fn connection(&self) -> Result<Arc<Connection>, String> {
+        let (attempt, before) = {
+            let mut state = lock(&self.state);
+            state.take_stock();
+            match &*state {
+                State::Up(connection) => return Ok(Arc::clone(connection)),
+                State::Down(trouble) if !trouble.is_over() => return Err(trouble.why.clone()),
+                State::Connecting { attempt, before } => (attempt.clone(), before.clone()),
+                State::Fresh => (state.begin(&self.destination, None), None),
+                State::Down(trouble) => {
+                    let before = Some(trouble.clone());
+                    (state.begin(&self.destination, before.clone()), before)
+                }
+            }
+        };
+        let result = match &before {
+            None => attempt.await,
+            Some(trouble) => match timeout(RETURNING, attempt).await {
+                Ok(result) => result,
+                Err(_elapsed) => return Err(format!("{} (connecting again)", trouble.why)),
+            },
+        };
+        lock(&self.state).take_stock();
+        result
+    }
+
+    /// Ends a connection that is of no use. Gives the reason back.
+    fn lose(&self, connection: &Arc<Connection>, why: String) -> String {
+        let mut state = lock(&self.state);
+        if matches!(&*state, State::Up(current) if Arc::ptr_eq(current, connection)) {
+            *state = State::Down(Trouble::first(why.clone()));
+        }
+        why
+    }
+}
+
+impl State {
+    /// Sees whether an attempt has ended, or a connection.
+    fn take_stock(&mut self) {
+        let next = match self {
+            Self::Fresh | Self::Down(_) => return,
+            Self::Connecting { attempt, before } => match attempt.peek() {
+                None => return,
+                Some(Ok(connection)) => Self::Up(Arc::clone(connection)),
+                Some(Err(why)) => Self::Down(Trouble::next(why.clone(), before.as_ref())),
+            },
+            // It worked until now: whatever ended it, such as a restart of sshd, may be over already.
+            Self::Up(connection) if connection.end().is_some() => Self::Fresh,
+            Self::Up(_) => return,
+        };
+        *self = next;
+    }
+
+    fn begin(&mut self, destination: &Destination, before: Option<Trouble>) -> Attempt {
+        let work = tokio::spawn(connect(destination.clone()));
+        let attempt = work.map(|end| end.unwrap_or_else(|error| Err(error.to_string()))).boxed().shared();
+        *self = Self::Connecting { attempt: attempt.clone(), before };
+        attempt
+    }
+}
+
+impl Trouble {
+    fn first(why: String) -> Self {
+        Self { why, since: Stopwatch::start(), pause: DELAY_FIRST }
+    }
+
+    fn next(why: String, before: Option<&Self>) -> Self {
+        let pause = before.map_or(DELAY_FIRST, |before| (before.pause * 2).min(DELAY_LAST));
+        Self { pause, ..Self::first(why) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.pause
+    }
+}
+
+async fn connect(destination: Destination) -> Result<Arc<Connection>, String> {
+    let _turn = CONNECTING.acquire().await.map_err(|error| error.to_string())?;
+    let child = destination.start(Remote::Agent).map_err(|error| format!("ssh cannot be started: {error}"))?;
+    Connection::to_child(child, CONNECT).await.map(Arc::new)
+}
+
+fn nonsense(reply: &Reply) -> String {
+    match reply {
+        Reply::NotUnderstood(why) => why.clone(),
+        Reply::Observed { .. }
+        | Reply::Unseen(_)
+        | Reply::Turn(_)
+        | Reply::Released
+        | Reply::NoRight
+        | Reply::Done(_)
+        | Reply::Performed(_) => "its agent answers something else than it is asked".to_owned(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
