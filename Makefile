@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build portable demo test lint soak bench install-missing toolchain
+.PHONY: help build portable demo test test-fleet lint soak bench install-missing toolchain
 
 CARGO ?= cargo
 
@@ -24,6 +24,13 @@ demo: ## Apply an example on this machine, in a temporary folder, and show what 
 test: install-missing ## Run every test, on real valkey-servers
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --lib --bins --tests
+
+# It says in one line why it cannot run, and fails: what was not run has not passed.
+test-fleet: ## Test on hosts of their own, with systemd, ssh, power and networks (as root)
+	@[ "$$EUID" -eq 0 ] || tests/fleet/able
+	@scripts/install-missing fleet
+	@tests/fleet/able
+	$(CARGO) test --locked --test fleet -- --include-ignored --skip by_hand
 
 lint: toolchain ## Check format, clippy, docs, licences, bans, sources and advisories
 	scripts/lint

@@ -92,6 +92,8 @@ fn settled(instances: usize, binary: &BinaryFacts) -> (Desired, Live) {
         records: BTreeMap::new(),
         set_aside: Vec::new(),
         ports_in_use: Default::default(),
+        systemd: None,
+        capacity: Default::default(),
     };
     let mut live = Live {
         nodes: nodes.iter().map(|name| (name.clone(), Observed::Seen(facts(name)))).collect(),

@@ -26,7 +26,7 @@ pub use crate::repo::folder::{ReadError, read};
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
 
 /// The folders that paths in the text are resolved against, and that they must stay below.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     /// For `password = { file = … }`; nothing: files may not be named at all, as from a git repository.
     pub secrets: Option<PathBuf>,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::server::{Acting, Halt, failed, read_marker};
 use crate::host::files;
-use crate::host::process;
 use crate::host::valkey::Reply;
 use crate::model::acl::AclUser;
 use crate::model::acl_file;
@@ -26,7 +25,8 @@ impl Acting {
                     || users.contains_key(user)
                     || without.iter().any(|gone| gone.as_str() == user)
             });
-            Ok(files::replace(&path, acl_file::render(&operator, &users, &kept).as_bytes(), 0o600)?)
+            let text = acl_file::render(&operator, &users, &kept);
+            Ok(files::replace_for(&path, text.as_bytes(), 0o600, node.owned_by_servers())?)
         })
         .await
     }
@@ -68,11 +68,10 @@ impl Acting {
 
     /// Writes the users in memory to the ACL file.
     pub(super) async fn save_users(&mut self) -> Result<(), Halt> {
-        let log = self.node.layout.log(&self.name);
-        let before = process::log_length(&log);
+        let before = self.node.supervisor.attempt(self.server());
         match self.say(vec!["ACL", "SAVE"]).await {
             Ok(_) => Ok(()),
-            Err(Halt::Failed(why)) => failed(format!("{why}; its log: {}", process::tail_since(&log, before))),
+            Err(Halt::Failed(why)) => failed(format!("{why}; its log: {}", self.words(&before).await)),
             Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
         }
     }

@@ -43,6 +43,14 @@ pub(super) fn describe(action: &Action, subject: &Subject, node: &NodeFacts, exp
             let found = member.spec.disk.seen().cloned().unwrap_or_default();
             format!("the server {}; {}", state(&member.server), spec_difference(&found, wanted))
         }
+        Action::RepairUnit { why: _ } => {
+            member.unit_broken.clone().unwrap_or_else(|| "nothing is wrong with its unit any more".to_owned())
+        }
+        Action::UpgradeInstance(upgrade) => {
+            let wanted = pick(&upgrade.opening.before, &upgrade.opening.after, expected);
+            let found = member.spec.disk.seen().cloned().unwrap_or_default();
+            format!("the server {}; {}", runs(&member.server), spec_difference(&found, wanted))
+        }
         Action::Mark(_) => "the marker says something else".to_owned(),
         Action::SaveUsers { .. } => member.acl_file_broken.clone().unwrap_or_else(|| "file and memory differ".to_owned()),
         Action::WriteRecord(_)
@@ -60,6 +68,15 @@ fn pick<T>(before: T, after: T, expected: Expected) -> T {
     match expected {
         Expected::Before => before,
         Expected::After => after,
+    }
+}
+
+/// What runs, where it is the program that counts.
+fn runs(server: &Server) -> String {
+    match server {
+        Server::Up(running) if running.program_replaced => format!("is another build of {} than is installed", running.version),
+        Server::Up(running) => format!("is valkey-server {}", running.version),
+        Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => state(server),
     }
 }
 

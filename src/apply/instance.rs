@@ -8,6 +8,8 @@ use crate::host::clock::{self, Deadline, Poll};
 use crate::host::files::{self, Stamp, stamp};
 use crate::host::machine;
 use crate::host::process::{self, Handle, StopError};
+use crate::host::supervisor::{Attempt, SupervisorError};
+use crate::host::unit;
 use crate::host::valkey::{Connection, ValkeyError, info_field, reach};
 use crate::model::action::Creation;
 use crate::model::config_file;
@@ -15,7 +17,7 @@ use crate::model::effect::applied;
 use crate::model::marker::{Marker, MarkerFile, Stage};
 use crate::model::setting::Settings;
 use crate::model::spec::InstanceSpec;
-use crate::observe::{chain, member};
+use crate::observe::disk;
 
 /// What a person who opens a config file should know.
 const CONFIG_HEADER: &str = "Written by valkeeper, whole. What is changed here by hand is found by the next plan and undone.";
@@ -49,7 +51,14 @@ impl Acting {
     }
 
     pub(super) async fn make_data_folder(&self) -> Result<(), Halt> {
-        self.on_disk(|node, name| Ok(files::make_folder(&node.layout.data(name))?)).await
+        self.on_disk(|node, name| {
+            let folder = node.layout.data(name);
+            Ok(match node.owned_by_servers() {
+                Some(owner) => files::make_folder_for(&folder, 0o750, Some(owner))?,
+                None => files::make_folder(&folder)?,
+            })
+        })
+        .await
     }
 
     pub(super) async fn write_config(&self, spec: &InstanceSpec) -> Result<(), Halt> {
@@ -59,22 +68,34 @@ impl Acting {
             let own = settings.iter().map(|(name, value)| (name.to_string(), config_file::arguments(name.as_str(), value)));
             directives.extend(own);
             let text = config_file::render(CONFIG_HEADER, &directives);
-            Ok(files::replace(&node.layout.config(name), text.as_bytes(), 0o600)?)
+            let owner = node.readable_by_servers();
+            let mode = if owner.is_some() { 0o640 } else { 0o600 };
+            Ok(files::replace_for(&node.layout.config(name), text.as_bytes(), mode, owner)?)
         })
         .await
     }
 
+    /// The unit that the config on disk asks for.
+    pub(super) async fn write_unit(&self) -> Result<(), Halt> {
+        let binary = self.binary.clone();
+        self.on_disk(move |node, name| {
+            let spec = disk::spec(&node.layout, name, &binary.facts);
+            Ok(node.unit_files(name, spec.seen(), &binary).map_or(Ok(()), |unit| unit.write())?)
+        })
+        .await?;
+        Ok(self.node.supervisor.adopt(self.server()).await?)
+    }
+
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
     pub(super) async fn start(&mut self) -> Result<(), Halt> {
-        let log = self.node.layout.log(&self.name);
-        let before = process::log_length(&log);
+        let mut attempt = self.node.supervisor.attempt(self.server());
         if self.is_new || self.find().await?.is_none() {
-            self.spawn().await?;
+            self.spawn(&mut attempt).await?;
         }
         match self.await_loaded().await {
             // What it says of its end is worth more than that it hung up.
             Err(Halt::Failed(_)) if self.ended_soon().await? => {
-                return failed(format!("the server ended while it read its data: {}", words_of_end(&log, before)));
+                return failed(format!("the server ended while it read its data: {}", self.words_of_end(&attempt).await));
             }
             other => other?,
         }
@@ -86,13 +107,9 @@ impl Acting {
         Ok(())
     }
 
-    async fn spawn(&mut self) -> Result<(), Halt> {
-        let layout = &self.node.layout;
-        let (config, data, log) = (layout.config(&self.name), layout.data(&self.name), layout.log(&self.name));
-        let before = process::log_length(&log);
-        let mut server = process::spawn(&self.binary.path, &config, &data, &log)
-            .map_err(|error| Halt::Failed(format!("{} cannot be started: {error}", self.binary.path.display())))?;
-        let socket = layout.socket(&self.name);
+    async fn spawn(&mut self, attempt: &mut Attempt) -> Result<(), Halt> {
+        self.node.supervisor.start(self.server(), attempt).await?;
+        let socket = self.node.layout.socket(&self.name);
         let mut poll = Poll::default();
         loop {
             match reach(&socket, self.end.left()).await {
@@ -100,10 +117,8 @@ impl Acting {
                 Err(ValkeyError::Absent | ValkeyError::Refused) => {}
                 Err(error) => return Err(error.into()),
             }
-            match server.try_wait() {
-                Ok(Some(_)) => return failed(format!("the server ended at once: {}", words_of_end(&log, before))),
-                Ok(None) => {}
-                Err(error) => return failed(format!("the server cannot be watched: {error}")),
+            if self.node.supervisor.has_ended(self.server(), attempt).await? {
+                return failed(format!("the server ended at once: {}", self.words_of_end(attempt).await));
             }
             if !poll.again(self.end).await {
                 return Err(Halt::Pending("the server to open its socket".to_owned()));
@@ -135,7 +150,7 @@ impl Acting {
     async fn still_loads(&self) -> Result<bool, Halt> {
         let found = self.find().await?;
         let log = self.node.layout.log(&self.name);
-        Ok(found.is_some_and(|pid| process::still_loads(&log, pid)))
+        Ok(found.zip(log).is_some_and(|(pid, log)| process::still_loads(&log, pid)))
     }
 
     /// Did the server end? It hangs up a moment before it does, and until then its port is taken.
@@ -154,46 +169,57 @@ impl Acting {
         Ok(self.say(vec!["INFO", section]).await?.into_text()?)
     }
 
-    /// The process of this member, if it runs: by its socket, its pidfile or the folder it works in.
+    /// The process of this member, if it runs: by its socket, or as its supervisor knows it.
     async fn find(&self) -> Result<Option<u32>, Halt> {
         let listening = match reach(&self.node.layout.socket(&self.name), self.end.left()).await {
             Ok(stream) => Connection::over(stream, self.end.left()).await.ok().and_then(|connection| connection.pid),
             Err(_) => None,
         };
-        let binary = self.binary.clone();
-        self.on_disk(move |node, name| {
-            let by_socket = listening.filter(|pid| process::is_server(*pid, &binary.path));
-            Ok(by_socket.or_else(|| member::Processes::default().find(node, name, &binary)))
-        })
-        .await
+        match listening.filter(|pid| process::is_server(*pid, &self.binary.path)) {
+            Some(pid) => Ok(Some(pid)),
+            None => Ok(self.node.supervisor.find(self.server(), None).await?),
+        }
     }
 
     /// Ends the server, which saves its data if it is set to.
     pub(super) async fn stop(&mut self) -> Result<(), Halt> {
         self.hang_up();
-        let Some(pid) = self.find().await? else { return Ok(()) };
-        let Some(handle) = Handle::open(pid) else { return Ok(()) };
+        let pid = self.find().await?;
+        let handle = pid.and_then(Handle::open);
         // The number may have been given to another process before the handle was opened.
-        if self.find().await? != Some(pid) {
+        if handle.is_some() && self.find().await? != pid {
             return failed("the server ended or was replaced while it was to be stopped");
         }
-        let log = self.node.layout.log(&self.name);
-        let before = process::log_length(&log);
-        match handle.stop(self.end.left()).await {
-            Ok(()) => Ok(()),
-            Err(error @ StopError::Refuses(_)) => failed(format!("{error}; {}", process::tail_since(&log, before))),
-            Err(error @ StopError::Signal(_)) => failed(chain(&error)),
+        let before = self.node.supervisor.attempt(self.server());
+        match self.node.supervisor.stop(self.server(), handle, self.end).await {
+            Err(error @ (SupervisorError::Refuses | SupervisorError::Stop(StopError::Refuses(_)))) => {
+                failed(format!("{error}; {}", self.words(&before).await))
+            }
+            done => Ok(done?),
         }
     }
 
     /// All settings at once: the server takes all or none (facts C).
     pub(super) async fn config_set(&mut self, settings: &Settings) -> Result<(), Halt> {
+        self.raise_files(settings).await?;
         let mut words = vec!["CONFIG", "SET"];
         words.extend(settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]));
         match self.say(words).await {
             Ok(_) => Ok(()),
             Err(Halt::Failed(why)) => failed(format!("none of the settings was taken: {why}")),
             Err(other @ (Halt::Pending(_) | Halt::Refused(_))) => Err(other),
+        }
+    }
+
+    /// A server refuses more clients than it may open files for. Its unit says the new number, but only to the next start.
+    async fn raise_files(&self, settings: &Settings) -> Result<(), Halt> {
+        let clients = settings.get("maxclients").and_then(|number| number.parse().ok());
+        match (clients, self.node.layout.units()) {
+            (Some(clients), Some(_)) => {
+                let pid = self.find().await?;
+                self.on_disk(move |_, _| Ok(pid.map_or((), |pid| process::raise_files(pid, unit::files_for(clients))))).await
+            }
+            (_, _) => Ok(()),
         }
     }
 
@@ -293,17 +319,17 @@ impl Acting {
             }
         }
     }
-}
 
-/// Why a server ended at its start, with a cure where the words allow one.
-fn words_of_end(log: &Path, before: u64) -> String {
-    let words = process::tail_since(log, before);
-    let cure = if words.contains("Address already in use") {
-        "; another program has the port: choose another one, or stop that program"
-    } else if words.contains("Cannot assign requested address") {
-        "; the address of the node is not one of this machine"
-    } else {
-        ""
-    };
-    format!("{words}{cure}")
+    /// Why a server ended at its start, with a cure where the words allow one.
+    async fn words_of_end(&self, attempt: &Attempt) -> String {
+        let words = self.words(attempt).await;
+        let cure = if words.contains("Address already in use") {
+            "; another program has the port: choose another one, or stop that program"
+        } else if words.contains("Cannot assign requested address") {
+            "; the address of the node is not one of this machine"
+        } else {
+            ""
+        };
+        format!("{words}{cure}")
+    }
 }

@@ -2,23 +2,38 @@
 
 use std::sync::Arc;
 
-use crate::host::files;
+use crate::host::files::{self, FileError};
+use crate::host::layout::Room;
+use crate::host::unit;
 use crate::model::live::Member;
 use crate::observe::{LocalNode, chain, node};
 
 /// How the names of our own files at the top of a node begin.
 const OURS: [&str; 3] = ["fleet-", "binary-", "lock"];
 
-/// Makes what the first change would make. Touches no server.
+/// The folders of the node, which the first change makes.
+///
+/// # Errors
+/// What cannot be made.
+pub fn make_folders(node: &LocalNode) -> Result<(), FileError> {
+    files::make_folder(node.layout.root())?;
+    node.layout.folders().iter().try_for_each(|(folder, room)| match room {
+        Room::Own => files::make_folder(folder),
+        Room::ServersRead => files::make_folder_for(folder, 0o750, node.readable_by_servers()),
+    })
+}
+
+/// Makes what the first change would make, and the template of the units. Touches no server.
 ///
 /// # Errors
 /// What cannot be written.
 pub async fn prepare(node: &Arc<LocalNode>) -> Result<(), String> {
     on_disk(node, |node| {
-        files::make_folder(node.layout.root())?;
-        node.layout.folders().iter().try_for_each(|folder| files::make_folder(folder))
+        make_folders(node)?;
+        unit::write_template(&node.layout)
     })
-    .await
+    .await?;
+    node.supervisor.reload().await.map_err(|error| chain(&error))
 }
 
 /// Removes all that is ours. `set_aside`: data of deleted members as well.
@@ -46,16 +61,17 @@ pub async fn leave(node: &Arc<LocalNode>, set_aside: bool) -> Result<(), String>
             }
         }
         // What somebody else put there stays, and so does its folder.
-        layout.folders().iter().for_each(|folder| files::remove_empty_folder(folder));
+        layout.folders().iter().for_each(|(folder, _)| files::remove_empty_folder(folder));
         files::remove_empty_folder(layout.root());
-        Ok(())
+        unit::remove_template(layout)
     })
-    .await
+    .await?;
+    node.supervisor.reload().await.map_err(|error| chain(&error))
 }
 
 async fn on_disk(
     node: &Arc<LocalNode>,
-    work: impl FnOnce(&LocalNode) -> Result<(), files::FileError> + Send + 'static,
+    work: impl FnOnce(&LocalNode) -> Result<(), FileError> + Send + 'static,
 ) -> Result<(), String> {
     let node = Arc::clone(node);
     match tokio::task::spawn_blocking(move || work(&node)).await {

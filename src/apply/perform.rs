@@ -137,6 +137,7 @@ impl Performer {
                 | Effect::MakeFolder
                 | Effect::WriteUsers { .. }
                 | Effect::WriteConfig(_)
+                | Effect::WriteUnit
                 | Effect::Start
                 | Effect::Stop
                 | Effect::ConfigSet(_)
@@ -170,6 +171,7 @@ impl Performer {
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
             Effect::WriteConfig(spec) => acting.write_config(spec).await,
+            Effect::WriteUnit => acting.write_unit().await,
             Effect::Start => acting.start().await,
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
@@ -188,11 +190,7 @@ impl Performer {
 
     /// The folders of the node, which the first change makes.
     async fn prepare(&self) -> Result<(), Halt> {
-        self.on_disk(|node| {
-            files::make_folder(node.layout.root())?;
-            Ok(node.layout.folders().iter().try_for_each(|folder| files::make_folder(folder))?)
-        })
-        .await
+        self.on_disk(|node| Ok(super::node::make_folders(node)?)).await
     }
 
     async fn write_record(&self, record: Arc<FleetRecord>) -> Result<(), Halt> {
@@ -223,6 +221,8 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         // These stop the server first, or leave it alone.
         Action::CreateInstance(_)
         | Action::ReopenInstance(_)
+        | Action::UpgradeInstance(_)
+        | Action::RepairUnit { .. }
         | Action::DeleteInstance { .. }
         | Action::Mark(_)
         | Action::Purge { .. }

@@ -85,7 +85,7 @@ async fn run(
 ) -> Result<(), Disproof> {
     let refused = |why: String| Err(Disproof::Refused(why));
     let version = &binary.facts.version;
-    let start = Scratch::start(&binary.path, &node.surroundings.scratch, directives, limit).await;
+    let start = Scratch::start(&binary.path, &node.bench(), directives, limit).await;
     let mut server = start.map_err(|error| match error {
         ScratchError::Ended(words) => Disproof::Refused(format!("valkey-server {version} refuses the config: {words}")),
         ScratchError::Folder(..) | ScratchError::Spawn(..) | ScratchError::Silent(_) => Disproof::Untried(chain(&error)),

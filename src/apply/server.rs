@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::host::clock::Deadline;
 use crate::host::files::{self, FileError};
+use crate::host::supervisor::{Attempt, Server, SupervisorError};
 use crate::host::valkey::{Connection, Reply, ValkeyError, Words, reach};
 use crate::model::marker::{Marker, MarkerFile};
 use crate::model::name::{InstanceName, OPERATOR_USER};
@@ -33,6 +34,12 @@ impl From<ValkeyError> for Halt {
     }
 }
 
+impl From<SupervisorError> for Halt {
+    fn from(error: SupervisorError) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
+
 pub(super) fn failed<T>(why: impl Into<String>) -> Result<T, Halt> {
     Err(Halt::Failed(why.into()))
 }
@@ -52,6 +59,16 @@ pub(super) struct Acting {
 impl Acting {
     pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Deadline) -> Self {
         Self { node, name, binary, end, is_new: false, connection: None }
+    }
+
+    /// What the supervisor is asked about.
+    pub(super) fn server(&self) -> Server<'_> {
+        self.node.server(&self.name, &self.binary)
+    }
+
+    /// What the server said since then.
+    pub(super) async fn words(&self, since: &Attempt) -> String {
+        self.node.supervisor.words(self.server(), since).await
     }
 
     /// Does something with files where it holds up nobody else.

@@ -8,6 +8,7 @@ use super::server::{Acting, Halt, failed, read_marker, write_marker};
 use crate::host::clock;
 use crate::host::files;
 use crate::host::layout::Layout;
+use crate::host::unit::UnitFiles;
 use crate::model::live::SetAside;
 use crate::model::marker::{Marker, MarkerFile, Stage};
 use crate::model::name::InstanceName;
@@ -30,6 +31,7 @@ impl Acting {
     /// Moves the files of a stopped member to where deleted data is kept.
     pub(super) async fn set_aside(&mut self) -> Result<(), Halt> {
         self.hang_up();
+        self.node.supervisor.forget(self.server()).await?;
         self.on_disk(|node, name| {
             let layout = &node.layout;
             let marker = read_marker(node, name)?.marker;
@@ -44,11 +46,14 @@ impl Acting {
             let text = toml::to_string(&manifest).map_err(|error| Halt::Failed(error.to_string()))?;
             files::replace(&folder.join(MANIFEST), text.as_bytes(), 0o600)?;
             files::rename(&layout.data(name), &folder.join(DATA))?;
-            files::rename(&layout.config(name), &folder.join(CONFIG))?;
-            files::rename(&layout.log(name), &folder.join(LOG))?;
+            files::carry(&layout.config(name), &folder.join(CONFIG))?;
+            if let Some(log) = layout.log(name) {
+                files::rename(&log, &folder.join(LOG))?;
+            }
             files::remove(&layout.socket(name).path())?;
-            files::remove(&layout.pid(name))?;
-            Ok(files::rename(&layout.marker(name), &folder.join(SET_ASIDE_MARKER))?)
+            layout.pid(name).map_or(Ok(()), |pid| files::remove(&pid))?;
+            UnitFiles::remove(layout, name)?;
+            Ok(files::carry(&layout.marker(name), &folder.join(SET_ASIDE_MARKER))?)
         })
         .await
     }
@@ -67,9 +72,11 @@ impl Acting {
             // From here on the files that lie there without a marker are known to be these.
             files::replace(&folder.join(RESTORING), b"", 0o600)?;
             files::rename(&folder.join(DATA), &layout.data(name))?;
-            files::rename(&folder.join(CONFIG), &layout.config(name))?;
-            files::rename(&folder.join(LOG), &layout.log(name))?;
-            files::rename(&folder.join(SET_ASIDE_MARKER), &layout.marker(name))?;
+            files::carry(&folder.join(CONFIG), &layout.config(name))?;
+            if let Some(log) = layout.log(name) {
+                files::rename(&folder.join(LOG), &log)?;
+            }
+            files::carry(&folder.join(SET_ASIDE_MARKER), &layout.marker(name))?;
             write_marker(node, name, marker)?;
             Ok(files::remove_folder(&folder)?)
         })

@@ -1,6 +1,6 @@
 //! `valkeeper agent`: the node side, which a controller starts over ssh.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -34,7 +34,7 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<Exit> {
     let surroundings = Surroundings::of_this_process(Limits::default());
     let node = match &args.folder {
         Some(folder) => LocalNode::new(folder, surroundings)?,
-        None => anyhow::bail!("instances under systemd come next: name a folder with --folder"),
+        None => LocalNode::system(Path::new("/"), surroundings)?,
     };
     let access = if args.read_only { Access::ReadOnly } else { Access::Full };
     agent::serve(Arc::new(Local::new(node)), stdin(), stdout(), access, agent::SILENCE).await?;

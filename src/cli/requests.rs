@@ -12,6 +12,7 @@ use crate::model::name::InstanceName;
 use crate::model::size::parse_duration;
 use crate::roots;
 
+/// With --wait, exits with 0 when settled, 4 when some nodes could not be seen, 1 otherwise; without it, 0 when it was asked
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
     #[command(flatten)]
@@ -66,7 +67,9 @@ async fn say(socket: &SocketArgs, action: &str, request: &Request) -> anyhow::Re
 }
 
 pub(crate) async fn sync(args: SyncArgs) -> anyhow::Result<Exit> {
-    say(&args.socket, "sync", &Request { wait: args.wait, ..Request::default() }).await
+    let asked = say(&args.socket, "sync", &Request { wait: args.wait, ..Request::default() }).await?;
+    // Nothing follows the pass that answers, so the status shows how that one ended.
+    if args.wait { Ok(super::status::exit(&args.socket.status().await?)) } else { Ok(asked) }
 }
 
 pub(crate) async fn suspend(args: SuspendArgs) -> anyhow::Result<Exit> {

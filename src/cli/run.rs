@@ -20,7 +20,7 @@ use crate::roots::Roots;
 
 /// What the command line says goes before what the configuration file says. SIGHUP asks for a look and reads the
 /// configuration again; SIGTERM ends the daemon, and the servers run on
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// The daemon's own configuration (deploy/valkeeper.toml is one)
     #[arg(long, value_name = "FILE")]
@@ -72,11 +72,9 @@ const SECRET_BYTES_MAX: usize = 4096;
 
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let Some(config) = read_config(args.config.as_deref())? else { return Ok(Exit::Error) };
-    let json = args.log.map_or(config.log_json.unwrap_or(false), |log| log == LogFormat::Json);
-    super::start_log(json, "info");
-    let reread = args.config.clone();
     let options = options(&args, config)?;
-    daemon::run(options, move || still_sound(reread.as_deref())).await?;
+    super::start_log(options.log_json, "info");
+    daemon::run(options, move || reread(&args)).await?;
     Ok(Exit::Ok)
 }
 
@@ -97,12 +95,21 @@ fn read_config(file: Option<&Path>) -> anyhow::Result<Option<ServiceConfig>> {
     }
 }
 
-/// Is the configuration file readable and sound now? What it says takes effect with the next start.
-fn still_sound(file: Option<&Path>) -> Result<(), String> {
-    let Some(file) = file else { return Ok(()) };
-    let text = roots::read_ours(file).map_err(|error| crate::observe::chain(&error))?;
-    let found = service::read(&Source { name: file.display().to_string(), text });
-    found.map(|_| ()).map_err(|problems| problems.first().map(|problem| problem.title.clone()).unwrap_or_default())
+/// What the daemon is told now, or why that cannot be used, in one line.
+fn reread(args: &RunArgs) -> Result<Options, String> {
+    let config = match &args.config {
+        Some(file) => {
+            let text = roots::read_ours(file).map_err(|error| crate::observe::chain(&error))?;
+            let name = file.display().to_string();
+            service::read(&Source { name: name.clone(), text }).map_err(|problems| match problems.as_slice() {
+                [] => name,
+                [only] => format!("{name}: {}", only.title),
+                [first, more @ ..] => format!("{name}: {}, and {}", first.title, problems::count(more.len(), "more problem")),
+            })?
+        }
+        None => ServiceConfig::default(),
+    };
+    options(args, config).map_err(|error| format!("{error:#}"))
 }
 
 fn options(args: &RunArgs, config: ServiceConfig) -> anyhow::Result<Options> {
@@ -159,5 +166,6 @@ fn options(args: &RunArgs, config: ServiceConfig) -> anyhow::Result<Options> {
         listen: args.listen.or(config.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
         socket: args.socket.clone().or(path(config.socket)).unwrap_or_else(|| "/run/valkeeper/valkeeper.sock".into()),
         hook_secret: hook_secret?.map(Secret::new),
+        log_json: args.log.map_or(config.log_json.unwrap_or(false), |log| log == LogFormat::Json),
     })
 }

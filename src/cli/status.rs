@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::client::SocketArgs;
 use super::exit::Exit;
 use super::problems;
-use crate::daemon::status::{InstanceStatus, PassResult, State, Status};
+use crate::daemon::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, State, Status};
 use crate::model::size::show_duration;
 
 /// Exits with 0 when settled, 4 when some nodes could not be seen, 1 otherwise
@@ -53,7 +53,8 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn exit(status: &Status) -> Exit {
+/// How commands end that ask whether all is well.
+pub(super) fn exit(status: &Status) -> Exit {
     let settled = status.last_pass.as_ref().is_some_and(|pass| pass.result == PassResult::Settled);
     if status.nodes.values().any(|node| !node.seen) {
         Exit::Unseen
@@ -102,8 +103,20 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         // Writing to a string cannot fail.
         let _infallible = writeln!(out, "{}", text.trim_end());
     };
-    let Status { version: _, fleet, started: _, source, settled, watching, suspended, last_pass, next_pass, nodes, instances } =
-        status;
+    let Status {
+        version: _,
+        fleet,
+        started: _,
+        configuration,
+        source,
+        settled,
+        watching,
+        suspended,
+        last_pass,
+        next_pass,
+        nodes,
+        instances,
+    } = status;
     line(format!("fleet    {}", fleet.as_deref().unwrap_or("not known yet")));
     let branch = source.branch.as_ref().map(|branch| format!(", branch {branch}")).unwrap_or_default();
     let folder = if matches!(source.folder.as_str(), "" | ".") { String::new() } else { format!(", folder {}", source.folder) };
@@ -124,6 +137,12 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
             problem.message
         ));
     }
+    if let Some(since) = source.asked_since {
+        line(format!("! source: no answer for {}; what was read of it before stays in force", ago(since)));
+    }
+    if let Some(problem) = &configuration.refused {
+        line(format!("! configuration (the one of {} ago stays): {problem}", ago(configuration.read)));
+    }
     if let Some(why) = watching {
         line(format!("! only watching: {why}"));
     }
@@ -131,30 +150,25 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         line(format!("! suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
     }
     if let Some(pass) = last_pass {
-        let next = next_pass
-            .map(|at| format!(", next in {}", show_duration(Duration::try_from(at.duration_since(now)).unwrap_or_default())));
-        line(format!(
-            "pass     {} {} ago: {} in {:.2} s{}",
-            pass.number,
-            ago(pass.at),
-            pass.result.word(),
-            pass.seconds,
-            next.unwrap_or_default()
-        ));
+        let next = next_pass.map(|at| show_duration(Duration::try_from(at.duration_since(now)).unwrap_or_default()));
+        let next = next.map(|next| format!(", next in {next}")).unwrap_or_default();
+        let PassStatus { number, at, seconds, result, done: _, failed: _, held: _ } = pass;
+        line(format!("pass     {number} {} ago: {} in {seconds:.2} s{next}", ago(*at), result.word()));
     }
-    for (name, node) in nodes {
-        let how = match &node.message {
-            None => format!("seen, valkey-server {}", node.version.as_deref().unwrap_or("?")),
-            Some(message) => format!("unseen for {}: {message}", ago(node.since)),
-        };
-        line(format!("node     {name}: {how}"));
-    }
+    nodes.iter().for_each(|(name, seen)| line(node(name.as_str(), seen, &ago)));
     let rows: Vec<[String; 6]> = instances.iter().map(|(name, instance)| row(name.as_str(), instance, &ago)).collect();
     if !rows.is_empty() {
         line(String::new());
         table(&rows).lines().for_each(|row| line(row.to_owned()));
     }
     out
+}
+
+fn node(name: &str, node: &NodeStatus, ago: &dyn Fn(Timestamp) -> String) -> String {
+    match &node.message {
+        None => format!("node     {name}: seen, valkey-server {}", node.version.as_deref().unwrap_or("?")),
+        Some(message) => format!("node     {name}: unseen for {}: {message}", ago(node.since)),
+    }
 }
 
 fn row(name: &str, instance: &InstanceStatus, ago: &dyn Fn(Timestamp) -> String) -> [String; 6] {

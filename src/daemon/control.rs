@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::command::{Command, What};
 use super::shared::Shared;
@@ -57,14 +58,17 @@ struct Door {
     requests: mpsc::Sender<Command>,
 }
 
-/// Removes the socket when the daemon ends.
+/// Stops listening and removes the socket when dropped.
 #[derive(Debug)]
 pub struct Control {
     socket: PathBuf,
+    listening: JoinHandle<()>,
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
+        // Who was let in already is still answered.
+        self.listening.abort();
         let _gone_already = std::fs::remove_file(&self.socket);
     }
 }
@@ -93,8 +97,11 @@ pub fn serve(socket: &Path, shared: Arc<Shared>, requests: mpsc::Sender<Command>
         .route("/v1/plan", get(plan))
         .route("/v1/{action}", post(act))
         .with_state(Door { shared, requests });
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(Control { socket: socket.to_owned() })
+    let listening = tokio::spawn(async move {
+        // It ends only with the runtime, or aborted.
+        let _never = axum::serve(listener, router).await;
+    });
+    Ok(Control { socket: socket.to_owned(), listening })
 }
 
 async fn status(State(door): State<Door>) -> Response {

@@ -1,11 +1,15 @@
 //! Following the source: which revision is in force, and why a newer one is not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tracing::info;
 
+use super::asking::{Answer, Asking};
 use super::status::{Problem, ProblemKind, SourceStatus};
 use crate::desired::{self, Source};
+use crate::host::clock::Stopwatch;
 use crate::metrics::{Attempt, Metrics};
 use crate::model::desired::Desired;
 use crate::model::record::FleetRecord;
@@ -13,8 +17,10 @@ use crate::observe::chain;
 use crate::repo::{Location, Repo, RepoError, Revision, Spec, Verify};
 use crate::roots::{self, Roots};
 
-/// How far back in history a good revision is looked for after a start.
-const HISTORY_MAX: usize = 100;
+/// How many revisions are asked of history at a time when a sound one is looked for.
+const SEARCH_STEP: usize = 32;
+/// How long one pass looks for it. The next one goes on where it ended.
+const SEARCH_TIME: Duration = Duration::from_secs(5);
 
 /// The revision that the nodes are kept at.
 #[derive(Debug, Clone)]
@@ -30,6 +36,12 @@ pub struct Following {
     repo: Repo,
     roots: Roots,
     metrics: Arc<Metrics>,
+    asking: Asking,
+    /// That the source is late was said.
+    late: bool,
+    search: Option<Search>,
+    /// What is in force was read in another way than it would be now.
+    anew: bool,
     in_force: Option<Arc<InForce>>,
     head: Option<Revision>,
     /// A head that does not follow what was settled: not taken unless a person accepts it.
@@ -45,6 +57,15 @@ struct Rewound {
     problem: Problem,
 }
 
+/// How far history was looked through for a sound revision.
+#[derive(Debug)]
+struct Search {
+    head: Revision,
+    /// The last one that was judged; nothing: it was the first of all.
+    goes_on: Option<Revision>,
+    judged: u64,
+}
+
 /// Why a revision cannot be in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bad {
@@ -58,7 +79,30 @@ fn bad(kind: ProblemKind) -> impl Fn(RepoError) -> Bad {
 
 impl Following {
     pub fn new(repo: Repo, roots: Roots, metrics: Arc<Metrics>) -> Self {
-        Self { repo, roots, metrics, in_force: None, head: None, rewound: None, problem: None, last_fetch: None }
+        let asking = Asking::new(repo.clone(), Arc::clone(&metrics));
+        Self {
+            repo,
+            roots,
+            metrics,
+            asking,
+            late: false,
+            search: None,
+            anew: false,
+            in_force: None,
+            head: None,
+            rewound: None,
+            problem: None,
+            last_fetch: None,
+        }
+    }
+
+    /// From now on another source is followed, or the same one in another way. Until it tells something sound, the revision in
+    /// force stays, unless it might not be believed any more.
+    pub fn turn_to(&mut self, repo: Repo, roots: Roots) {
+        let Spec { location: _, branch: _, folder: _, cache: _, verify, access: _, deadline: _ } = repo.spec();
+        let believed = *verify == Verify::Off || *verify == self.repo.spec().verify;
+        let in_force = self.in_force.take().filter(|_| believed);
+        *self = Self { in_force, anew: true, ..Self::new(repo, roots, Arc::clone(&self.metrics)) };
     }
 
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
@@ -74,24 +118,48 @@ impl Following {
         self.problem.as_ref()
     }
 
-    /// Is there something newer than what was seen last? For a pass that is under way, which must not wait for a remote
-    /// that hangs: so the answer borrows nothing.
-    pub fn has_moved(&self) -> impl Future<Output = bool> + Send + 'static {
-        let (repo, known) = (self.repo.clone(), self.head.clone());
-        async move { repo.head().await.is_ok_and(|head| Some(head.revision) != known) }
+    /// Has the source asked for its newest revision; [`Self::follow`] uses the answer when it is there.
+    pub fn ask(&mut self) {
+        self.asking.ask();
     }
 
-    /// Looks for a newer revision. What is bad leaves the last good one in force. Gives whether another one is in force now.
+    /// Is a question to the source under way?
+    pub fn is_asking(&self) -> bool {
+        self.asking.since().is_some()
+    }
+
+    /// Waits until the source has answered, for ever if nobody asked it. Gives whether it has something newer than what was
+    /// seen last.
+    pub async fn has_moved(&mut self) -> bool {
+        let head = self.asking.answered().await.and_then(|answer| answer.as_ref().ok());
+        head.is_some_and(|head| Some(&head.revision) != self.head.as_ref())
+    }
+
+    /// Turns to the newest revision that the source told. What is bad, or late, leaves the last good one in force. Gives whether
+    /// another one is in force now.
     pub async fn follow(&mut self, now: Timestamp) -> bool {
-        let head = self.repo.head().await;
-        self.metrics.fetched(Attempt::of(&head));
-        let head = match head {
+        let answer = self.asking.take().await;
+        if self.is_asking() && !self.late {
+            self.late = true;
+            info!("the source has not answered yet; what was read of it before stays in force");
+        }
+        match answer {
+            Some(answer) => self.hear(answer, now).await,
+            None => self.in_view().is_none() && self.is_asking() && self.recall().await,
+        }
+    }
+
+    async fn hear(&mut self, answer: Answer, now: Timestamp) -> bool {
+        let head = match answer {
             Ok(head) => head.revision,
             Err(error) => {
                 self.trouble(bad(ProblemKind::Fetch)(error), now);
                 return self.in_view().is_none() && self.recall().await;
             }
         };
+        if std::mem::take(&mut self.late) && !self.is_asking() {
+            info!("the source answered");
+        }
         self.last_fetch = Some(now);
         self.head = Some(head.clone());
         if let Some(rewound) = self.rewound.as_mut().filter(|rewound| rewound.candidate.revision == head) {
@@ -100,19 +168,23 @@ impl Following {
             return false;
         }
         self.rewound = None;
-        if self.in_force.as_ref().is_some_and(|in_force| in_force.revision == head) {
+        if !self.anew && self.in_force.as_ref().is_some_and(|in_force| in_force.revision == head) {
             self.problem = None;
             return false;
         }
         match self.judge(&head).await {
             Ok(good) => {
-                self.problem = None;
+                (self.problem, self.anew) = (None, false);
                 self.in_force = Some(Arc::new(good));
                 true
             }
-            Err(why) => {
+            Err(mut why) => {
+                let found = self.in_force.is_none() && self.find_last_good(&head).await;
+                if let Some(Search { goes_on: None, judged, .. }) = &self.search {
+                    why.message += &format!("; none of the {judged} revisions before it is sound either");
+                }
                 self.trouble(why, now);
-                self.in_force.is_none() && self.find_last_good(&head).await
+                found
             }
         }
     }
@@ -136,16 +208,30 @@ impl Following {
         self.problem = Some(Problem { kind: bad.kind, message: bad.message, since, count: count + 1 });
     }
 
-    /// After a start nothing is in force yet: history knows what was.
+    /// After a start nothing is in force yet: history knows what was. However long it is, it is walked to its beginning; a pass
+    /// takes a part of it.
     async fn find_last_good(&mut self, head: &Revision) -> bool {
-        let Ok(history) = self.repo.history(head, HISTORY_MAX).await else { return false };
-        for revision in history.iter().filter(|revision| *revision != head) {
-            if let Ok(good) = self.judge(revision).await {
-                self.in_force = Some(Arc::new(good));
-                return true;
+        let known = self.search.take().filter(|search| search.head == *head);
+        let mut search = known.unwrap_or_else(|| Search { head: head.clone(), goes_on: Some(head.clone()), judged: 0 });
+        let watch = Stopwatch::start();
+        while let Some(at) = search.goes_on.clone().filter(|_| watch.elapsed() < SEARCH_TIME) {
+            let earlier = self.repo.earlier(&at, SEARCH_STEP).await.unwrap_or_default();
+            search.goes_on = earlier.last().cloned();
+            for revision in &earlier {
+                search.judged += 1;
+                if let Ok(good) = self.judge(revision).await {
+                    self.in_force = Some(Arc::new(good));
+                    return true;
+                }
             }
         }
+        self.search = Some(search);
         false
+    }
+
+    /// Is a part of history still to be looked through for a sound revision?
+    pub fn is_searching(&self) -> bool {
+        self.search.as_ref().is_some_and(|search| search.goes_on.is_some())
     }
 
     async fn judge(&self, revision: &Revision) -> Result<InForce, Bad> {
@@ -209,13 +295,16 @@ impl Following {
         true
     }
 
-    /// What another branch says, for a plan of it.
-    pub async fn read_other(&self, branch: &str) -> Result<Desired, String> {
-        let spec = Spec { branch: branch.to_owned(), ..self.repo.spec().clone() };
-        let repo = Repo::open(spec).map_err(|error| chain(&error))?;
-        let other = Self::new(repo, self.roots.clone(), Arc::clone(&self.metrics));
-        let head = other.repo.head().await.map_err(|error| chain(&error))?;
-        match other.judge(&head.revision).await {
+    /// Another branch of the same source, for a plan of it.
+    pub fn of_branch(&self, branch: &str) -> Result<Self, String> {
+        let repo = self.repo.on_branch(branch).map_err(|error| chain(&error))?;
+        Ok(Self::new(repo, self.roots.clone(), Arc::clone(&self.metrics)))
+    }
+
+    /// What the newest revision says.
+    pub async fn read_head(&self) -> Result<Desired, String> {
+        let head = self.repo.head().await.map_err(|error| chain(&error))?;
+        match self.judge(&head.revision).await {
             Ok(good) => Ok(good.desired),
             Err(bad) => Err(bad.message),
         }
@@ -233,6 +322,7 @@ impl Following {
             signed_by: self.in_force.as_ref().and_then(|in_force| in_force.signed_by.clone()),
             problem: self.problem.clone(),
             last_fetch: self.last_fetch,
+            asked_since: self.asking.since(),
         }
     }
 }

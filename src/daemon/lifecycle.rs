@@ -92,7 +92,9 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
     let message = failure.map(|failure| failure.message.clone()).or_else(|| held.first().map(|held| held.message.clone()));
     let withheld = scene.plan.held.iter().filter(|held| held.instance == *name).flat_map(|held| &held.withheld);
     let all: Vec<&Step> = steps.iter().copied().chain(withheld).collect();
-    let count = |cause: Cause| all.iter().filter(|step| step.cause == cause).count() as u64;
+    // A step may have both causes.
+    let drift = all.iter().filter(|step| step.is_drift()).count() as u64;
+    let requested = all.iter().filter(|step| step.cause == Cause::Requested).count() as u64;
     InstanceStatus {
         state,
         since: before.filter(|before| before.state == state).map_or(scene.now, |before| before.since),
@@ -102,8 +104,8 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
         node: node.cloned(),
         port: standing.and_then(|(_, member)| member.spec.disk.seen().and_then(InstanceSpec::port)),
         version: standing.and_then(|(_, member)| version(member)),
-        drift: count(Cause::Drift),
-        requested: count(Cause::Requested),
+        drift,
+        requested,
         held,
         suspended: scene.suspended.of(name, scene.now).cloned(),
         retry_at: failure.map(|failure| failure.due),

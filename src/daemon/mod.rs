@@ -1,17 +1,20 @@
-//! The daemon: follows a source and keeps the nodes as it says. Triggers, requests, back-off, shutdown.
+//! The daemon: follows a source and keeps the nodes as it says. Triggers, requests, back-off, reload, shutdown.
 //!
 //! Nothing that correctness needs is kept here: what was settled, suspended and approved is on the nodes, the rest in the
 //! source. A trigger carries no data into a pass.
 
-#![expect(clippy::disallowed_methods, reason = "the port for metrics and hooks is listened on here")]
+#![expect(clippy::disallowed_methods, reason = "the time between two looks varies by chance")]
 
+mod asking;
 pub mod backoff;
 pub mod command;
 pub mod control;
+mod doors;
 mod following;
 mod lifecycle;
 mod news;
 mod pass;
+mod requests;
 mod shared;
 pub mod status;
 pub mod systemd;
@@ -23,21 +26,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::host::clock::{self, Stopwatch};
-use crate::http;
 use crate::metrics::Metrics;
 use crate::model::password::Secret;
 use crate::observe::chain;
 use crate::repo::{self, Repo};
 use crate::roots::Roots;
-use command::{Command, WAITING_MAX, What};
+use command::WAITING_MAX;
+use doors::Doors;
 use following::Following;
 use pass::{Ended, Next, Passes};
+use requests::{Requests, Woken};
 use shared::Shared;
 use status::PassResult;
 
@@ -51,6 +54,8 @@ pub struct Options {
     pub listen: SocketAddr,
     pub socket: PathBuf,
     pub hook_secret: Option<Secret>,
+    /// How the log is written. It is begun before the daemon is, so another way takes effect with the next start.
+    pub log_json: bool,
 }
 
 /// Why a daemon cannot run.
@@ -86,11 +91,11 @@ const WATCHING: Duration = Duration::from_secs(2);
 /// A loop that shows no life for so long hangs: beyond the deadline of a step and of a fetch together.
 const BEAT: Duration = Duration::from_secs(120);
 
-/// Runs until it is told to stop. `still_sound` judges the configuration when it is asked to be read again.
+/// Runs until it is told to stop. `reread` gives the configuration as it is now, when it is to be read again.
 ///
 /// # Errors
 /// When it cannot begin; once it runs, it goes on.
-pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>) -> Result<(), DaemonError> {
+pub async fn run(mut options: Options, reread: impl Fn() -> Result<Options, String>) -> Result<(), DaemonError> {
     // First of all: whoever can find the daemon can also tell it to stop, or to reload.
     let (mut stop, mut hangup) = (Stop::new()?, signal(SignalKind::hangup())?);
     let repo = Repo::open(options.source.clone())?;
@@ -99,14 +104,12 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
     let following = Following::new(repo, roots.clone(), Arc::clone(&metrics));
     let shared = Arc::new(Shared::new(metrics, following.status()));
     let (sender, requests) = mpsc::channel(WAITING_MAX);
-    let _control = control::serve(&options.socket, Arc::clone(&shared), sender)?;
-    serve_http(&options, &shared).await?;
-    let _watcher = watch(&options, &shared);
+    let mut doors = Doors::open(&options, Arc::clone(&shared), sender).await?;
     tokio::spawn(keep_watchdog(Arc::clone(&shared)));
     let mut passes = Passes::new(following, roots, Arc::clone(&shared));
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
-    let mut requests = Requests { queue: requests, waiting: VecDeque::new(), for_pass: Vec::new() };
+    let mut requests = Requests::new(requests, BEAT / 4);
     let (mut in_a_row, mut storm) = (0, Storm::default());
     let (mut woken, mut since_asked) = (true, Stopwatch::start());
     loop {
@@ -125,8 +128,9 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         let again = soon || ended.next == Next::AtOnce;
         in_a_row = if again { in_a_row + 1 } else { 0 };
         let breathless = in_a_row >= AT_ONCE_MAX;
-        // Who waits for a pass is told by one that nothing follows at once, and that began after the request.
-        if breathless || !again {
+        // Who waits for a pass is told by one that nothing follows at once, and that began, as did its question to the source, after
+        // the request.
+        if breathless || !(again || passes.following.is_asking()) {
             requests.answer_for_pass(&mut passes).await;
         }
         let asked = requests.take_for_pass();
@@ -143,13 +147,17 @@ pub async fn run(options: Options, still_sound: impl Fn() -> Result<(), String>)
         passes.waits(pause);
         let wake = async {
             tokio::select! {
-                () = shared.trigger.notified(), if !storm => {}
-                _ = hangup.recv() => reload(&still_sound),
+                () = shared.trigger.notified(), if !storm => Woken::Asked,
+                _ = hangup.recv() => Woken::Reload,
             }
         };
-        tokio::select! {
-            early = requests.rest(&mut passes, &shared, pause, wake) => woken = early || storm,
+        let why = tokio::select! {
+            why = requests.rest(&mut passes, &shared, pause, wake) => why,
             () = stop.asked() => break,
+        };
+        woken = why != Woken::InTime || storm;
+        if why == Woken::Reload {
+            reload(&mut options, &mut doors, &mut passes, &reread).await;
         }
     }
     systemd::stopping();
@@ -175,106 +183,38 @@ impl Storm {
     }
 }
 
-/// What people asked for.
-struct Requests {
-    queue: mpsc::Receiver<Command>,
-    /// Not looked at yet: they came while steps were taken.
-    waiting: VecDeque<Command>,
-    /// Answered by a pass that began after them.
-    for_pass: Vec<Command>,
-}
-
-impl Requests {
-    /// Answers what needs no pass. Gives whether a pass should follow at once.
-    async fn answer(&mut self, passes: &mut Passes) -> bool {
-        let (syncs, others): (Vec<_>, Vec<_>) =
-            self.waiting.drain(..).partition(|command| matches!(command.what, What::Sync { .. }));
-        self.waiting.extend(syncs);
-        let mut again = false;
-        for Command { what, answer } in others {
-            let (said, soon) = passes.answer(what).await;
-            again |= soon;
-            // Who asked may have gone.
-            let _gone = answer.send(said);
-        }
-        again
-    }
-
-    async fn answer_for_pass(&mut self, passes: &mut Passes) {
-        for Command { what, answer } in self.for_pass.drain(..) {
-            let _gone = answer.send(passes.answer(what).await.0);
-        }
-    }
-
-    /// Those who came meanwhile wait for the next pass. Gives whether there are any.
-    fn take_for_pass(&mut self) -> bool {
-        self.for_pass.extend(self.waiting.drain(..));
-        !self.for_pass.is_empty()
-    }
-
-    /// Ends after the pause, or (and then gives true) when woken, or when a request wants a pass; all others are answered
-    /// at once. The loop lives meanwhile: a long poll is not a hang.
-    async fn rest(&mut self, passes: &mut Passes, shared: &Shared, pause: Duration, wake: impl Future<Output = ()>) -> bool {
-        let due = tokio::time::sleep(pause);
-        tokio::pin!(due, wake);
-        loop {
-            let request = tokio::select! {
-                () = &mut due => return false,
-                () = &mut wake => return true,
-                () = tokio::time::sleep(BEAT / 4) => {
-                    shared.beats();
-                    continue;
-                }
-                Some(request) = self.queue.recv() => request,
-            };
-            // Not in the select: what is begun for somebody is not broken off by something else.
-            self.waiting.push_back(request);
-            if self.answer(passes).await || self.take_for_pass() {
-                return true;
-            }
-        }
-    }
-}
-
-fn reload(still_sound: &impl Fn() -> Result<(), String>) {
+/// Reads the configuration again and turns to it. A bad one changes nothing, and is said.
+async fn reload(old: &mut Options, doors: &mut Doors, passes: &mut Passes, reread: &impl Fn() -> Result<Options, String>) {
     systemd::reloading();
-    match still_sound() {
-        Ok(()) => info!("a look was asked for by SIGHUP; the configuration is sound and takes effect with the next start"),
-        Err(problem) => error!("the configuration is not sound any more, the old one stays: {problem}"),
+    match turn_to(old, doors, passes, reread).await {
+        Ok(()) => {
+            passes.configured(Ok(()));
+            info!("the configuration was read again, and is in force");
+        }
+        Err(problem) => {
+            error!("the new configuration is not taken, the old one stays: {problem}");
+            passes.configured(Err(problem));
+        }
     }
     systemd::ready();
 }
 
-fn watch(options: &Options, shared: &Arc<Shared>) -> Option<repo::Watcher> {
-    let woken = Arc::clone(shared);
-    match repo::watch(&options.source, move || woken.trigger.notify_one()) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            warn!("changes are not seen at once, only by the poll: {}", chain(&error));
-            None
-        }
+async fn turn_to(
+    old: &mut Options,
+    doors: &mut Doors,
+    passes: &mut Passes,
+    reread: &impl Fn() -> Result<Options, String>,
+) -> Result<(), String> {
+    let new = reread()?;
+    let repo = Repo::open(new.source.clone()).map_err(|error| chain(&error))?;
+    doors.change(old, &new).await.map_err(|error| chain(&error))?;
+    if new.source != old.source || new.roots != old.roots {
+        passes.turn_to(repo, new.roots.clone());
     }
-}
-
-async fn serve_http(options: &Options, shared: &Arc<Shared>) -> Result<(), DaemonError> {
-    let listener = TcpListener::bind(options.listen).await.map_err(|error| DaemonError::Listen(options.listen, error))?;
-    let hook = match &options.hook_secret {
-        Some(secret) => {
-            let woken = Arc::clone(shared);
-            let hook = http::Hook::new(secret.clone(), Arc::new(move || woken.trigger.notify_one()));
-            Some(hook.map_err(|_empty| DaemonError::Hook)?)
-        }
-        None => None,
-    };
-    let (asked, shown) = (Arc::clone(shared), Arc::clone(shared));
-    let site = http::Site {
-        metrics: Arc::clone(&shown.metrics),
-        moment: Arc::new(move || asked.moment()),
-        hook,
-        // A pass comes with every poll; three that did not end are too many.
-        limits: http::Limits { beat: BEAT, pass: options.poll * 3 + BEAT },
-    };
-    tokio::spawn(http::serve(listener, site, std::future::pending()));
+    if new.log_json != old.log_json {
+        warn!("[log] format takes effect with the next start");
+    }
+    *old = new;
     Ok(())
 }
 

@@ -1,24 +1,24 @@
 //! One pass: follow the source, look, act. Everything it needs it finds again: a pass after a crash is like any other.
 
+mod act;
 mod answer;
+mod report;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::pending;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::backoff::{Backoff, later};
-use super::command::{Command, What};
+use super::backoff::Backoff;
+use super::command::Command;
 use super::following::{Following, InForce};
-use super::lifecycle;
 use super::news::News;
 use super::shared::Shared;
-use super::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, Problem, Status};
+use super::status::{ConfigurationStatus, InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
 use crate::apply::schedule::{self, Event, Pace, Report};
 use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
@@ -27,30 +27,34 @@ use crate::metrics::Phase;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::Live;
-use crate::model::name::{InstanceName, NodeName};
+use crate::model::name::{FleetName, InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled};
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::reconcile::waits;
+use crate::repo::Repo;
 use crate::roots::{self, Places, Roots};
 
 /// What the daemon carries from pass to pass; none of it is needed to be right, only to be quick and not to repeat itself.
 pub struct Passes {
     pub following: Following,
     roots: Roots,
-    fleet: Option<(Places, Arc<Nodes>)>,
+    fleet: Option<((FleetName, Places), Arc<Nodes>)>,
     backoff: Backoff,
     news: News,
     number: u64,
     revisions: u64,
     started: Timestamp,
+    configuration: ConfigurationStatus,
     instances: BTreeMap<InstanceName, InstanceStatus>,
     nodes: BTreeMap<NodeName, NodeStatus>,
     watching: Option<String>,
     last: Option<PassStatus>,
     next: Option<Timestamp>,
     phases: Vec<(Phase, Duration)>,
+    /// Plans of other branches that people wait for.
+    plans: JoinSet<()>,
     shared: Arc<Shared>,
 }
 
@@ -82,6 +86,7 @@ struct Scene {
 
 impl Passes {
     pub fn new(following: Following, roots: Roots, shared: Arc<Shared>) -> Self {
+        let started = clock::now();
         Self {
             following,
             roots,
@@ -90,7 +95,9 @@ impl Passes {
             news: News::default(),
             number: 0,
             revisions: 0,
-            started: clock::now(),
+            started,
+            configuration: ConfigurationStatus { read: started, refused: None },
+            plans: JoinSet::new(),
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
             watching: None,
@@ -99,6 +106,23 @@ impl Passes {
             phases: Vec::new(),
             shared,
         }
+    }
+
+    /// Follows another source from now on, or the same one in another way.
+    pub fn turn_to(&mut self, repo: Repo, roots: Roots) {
+        self.following.turn_to(repo, roots.clone());
+        self.roots = roots;
+    }
+
+    /// The configuration was read again, and taken or not.
+    pub fn configured(&mut self, read: Result<(), String>) {
+        match read {
+            Ok(()) => self.configuration = ConfigurationStatus { read: clock::now(), refused: None },
+            Err(problem) => self.configuration.refused = Some(problem),
+        }
+        let (configuration, source) = (self.configuration.clone(), self.following.status());
+        let status = Status { configuration, source, ..(*self.shared.status()).clone() };
+        self.shared.publish(status);
     }
 
     /// How many revisions were new since the start.
@@ -114,15 +138,17 @@ impl Passes {
         let begun = clock::now();
         self.phases.clear();
         let watch = Stopwatch::start();
-        if follow || self.following.in_force().is_none() {
-            self.follow(begun).await;
+        if follow {
+            self.following.ask();
         }
+        self.follow(begun).await;
         self.phases.push((Phase::Source, watch.elapsed()));
         let watch = Stopwatch::start();
         let scene = self.look().await;
         self.phases.push((Phase::Look, watch.elapsed()));
         let Some(mut scene) = scene else {
-            return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, Next::InTime);
+            let next = if self.following.is_searching() { Next::AtOnce } else { Next::InTime };
+            return self.end(begun, None, PassResult::Blind, Report { results: Vec::new() }, next);
         };
         let turned = self.following.keep_to_history(&scene.record, begun).await;
         if turned || self.following.in_force().is_none() {
@@ -172,13 +198,6 @@ impl Passes {
         }
     }
 
-    /// What is wrong with the source is said once.
-    fn tell_problem(&self, before: Option<&Problem>) {
-        if let Some(now) = self.following.problem().filter(|now| before.is_none_or(|before| before.message != now.message)) {
-            warn!(kind = now.kind.word(), "the source: {}", now.message);
-        }
-    }
-
     async fn look(&mut self) -> Option<Scene> {
         let in_force = self.following.in_view()?.clone();
         let fleet = self.fleet_of(&in_force.desired);
@@ -195,15 +214,15 @@ impl Passes {
         Some(Scene { in_force, fleet, live, record, plan })
     }
 
-    /// The nodes; kept from pass to pass while they are the same.
+    /// The nodes; kept from pass to pass while they are the same, and are of the same fleet.
     fn fleet_of(&mut self, desired: &Desired) -> Arc<Nodes> {
-        let places = roots::places(desired, &self.roots);
+        let key = (desired.fleet.clone(), roots::places(desired, &self.roots));
         match &self.fleet {
-            Some((known, fleet)) if *known == places => Arc::clone(fleet),
+            Some((known, fleet)) if *known == key => Arc::clone(fleet),
             known => {
                 let before = known.as_ref().map(|(_, fleet)| &**fleet);
-                let fleet = Arc::new(roots::fleet(desired, &places, before));
-                self.fleet = Some((places, Arc::clone(&fleet)));
+                let fleet = Arc::new(roots::fleet(desired, &key.1, before));
+                self.fleet = Some((key, Arc::clone(&fleet)));
                 fleet
             }
         }
@@ -255,78 +274,6 @@ impl Passes {
         }
     }
 
-    /// Steps run while triggers and requests are heard: a newer revision, or a request, supersedes what has not begun.
-    async fn act(
-        &self,
-        scene: &Scene,
-        todo: &Plan,
-        requests: &mut mpsc::Receiver<Command>,
-        waiting: &mut VecDeque<Command>,
-    ) -> Report {
-        let (stop, stopped) = watch::channel(false);
-        let shared = &self.shared;
-        let revision = scene.in_force.revision.to_string();
-        let pass = self.number;
-        let listen = Mutex::new(|event: Event<'_>| shared.heard(event, &revision, pass));
-        let work = schedule::run(todo, &*scene.fleet, Pace::default(), &stopped, &listen);
-        tokio::pin!(work);
-        // At most one question to the source at a time, and no step waits for its answer.
-        let mut asked: Option<Pin<Box<dyn Future<Output = bool> + Send>>> = None;
-        loop {
-            tokio::select! {
-                report = &mut work => {
-                    if asked.is_some() {
-                        self.shared.trigger.notify_one();
-                    }
-                    return report;
-                }
-                () = self.shared.trigger.notified(), if asked.is_none() && !*stop.borrow() => {
-                    asked = Some(Box::pin(self.following.has_moved()));
-                }
-                moved = async { match &mut asked { Some(asking) => asking.await, None => pending().await } } => {
-                    asked = None;
-                    if moved {
-                        info!(revision, "a newer revision supersedes what has not begun");
-                        stop.send_replace(true);
-                    }
-                }
-                Some(request) = requests.recv() => {
-                    if !matches!(request.what, What::Sync { .. }) {
-                        stop.send_replace(true);
-                    }
-                    waiting.push_back(request);
-                }
-            }
-        }
-    }
-
-    /// Enters what became of the steps. Gives whether anything failed.
-    fn account(&mut self, report: &Report, in_force: &InForce) -> bool {
-        let mut troubled = false;
-        for (step, outcome) in &report.results {
-            match outcome {
-                Some(outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))) => {
-                    troubled = true;
-                    let message = format!("{}: {outcome}", crate::plan::show::step_line(step));
-                    if self.backoff.failed(&step.subject, message.clone(), clock::now()) {
-                        let (instance, kind) = (name(&step.subject), step.action.kind());
-                        warn!(revision = %in_force.revision, pass = self.number, node = %step.node, instance, step = kind, "{message}");
-                    }
-                }
-                Some(Outcome::Done | Outcome::AlreadyDone) => {
-                    let more = |(other, outcome): &(Step, Option<Outcome>)| {
-                        other.subject == step.subject && outcome.as_ref().is_none_or(|outcome| !outcome.is_done())
-                    };
-                    if !report.results.iter().any(more) && self.backoff.succeeded(&step.subject) {
-                        info!(revision = %in_force.revision, pass = self.number, node = %step.node, "{} works again", name(&step.subject));
-                    }
-                }
-                Some(Outcome::Pending(_) | Outcome::Conflict(_)) | None => {}
-            }
-        }
-        troubled
-    }
-
     /// Notes on the nodes that a revision was settled, once.
     async fn settle(&self, scene: &mut Scene, result: PassResult) {
         let revision = scene.in_force.revision.to_string();
@@ -362,67 +309,6 @@ impl Passes {
             Some((step, None)) => Err(format!("node {}: not begun", step.node)),
         }
     }
-
-    fn end(&mut self, begun: Timestamp, scene: Option<Scene>, result: PassResult, report: Report, next: Next) -> Ended {
-        let seconds = clock::now().duration_since(begun).as_secs_f64();
-        let count = |wanted: fn(&Outcome) -> bool| {
-            report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(wanted)).count() as u64
-        };
-        let held = scene.as_ref().map_or(0, |scene| scene.plan.held.len() as u64);
-        let failed = count(|outcome| {
-            matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::NotKept(_) | Outcome::NotReached(_))
-        });
-        let done = count(|outcome| matches!(outcome, Outcome::Done));
-        self.last = Some(PassStatus { number: self.number, at: begun, seconds, result, done, failed, held });
-        self.shared.metrics.pass_ended(&self.phases, result);
-        self.publish(scene.as_ref());
-        Ended { result, next }
-    }
-
-    /// Makes what is known now what `status` and the metrics say.
-    fn publish(&mut self, scene: Option<&Scene>) {
-        let now = clock::now();
-        if let Some(scene) = scene {
-            self.instances = lifecycle::instances(&lifecycle::Scene {
-                desired: &scene.in_force.desired,
-                live: &scene.live,
-                plan: &scene.plan,
-                backoff: &self.backoff,
-                suspended: &scene.record.suspended,
-                before: &self.instances,
-                now,
-            });
-            self.nodes = nodes(scene, &self.nodes, now);
-        }
-        let record = scene.map(|scene| &scene.record);
-        let status = Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            fleet: self.following.in_force().map(|in_force| in_force.desired.fleet.to_string()),
-            started: self.started,
-            source: self.following.status(),
-            settled: record.and_then(|record| record.settled.clone()),
-            watching: self.watching.clone(),
-            suspended: record.and_then(|record| record.suspended.of_fleet(now).cloned()),
-            last_pass: self.last.clone(),
-            next_pass: self.next,
-            nodes: self.nodes.clone(),
-            instances: self.instances.clone(),
-        };
-        self.shared.publish(status);
-    }
-
-    /// Says in the status when the next pass comes.
-    pub fn waits(&mut self, pause: Duration) {
-        self.next = Some(later(clock::now(), pause));
-        let status = Status { next_pass: self.next, ..(*self.shared.status()).clone() };
-        self.shared.publish(status);
-    }
-
-    /// When something is due by itself: a retry, or the end of a suspension.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        let ends = self.instances.values().filter_map(|instance| instance.suspended.as_ref().map(|suspension| suspension.until));
-        self.backoff.next().into_iter().chain(ends).min()
-    }
 }
 
 /// Does the next look have to say what became of it?
@@ -443,16 +329,4 @@ fn name(subject: &Subject) -> String {
         Subject::Fleet => "the fleet's record".to_owned(),
         Subject::Instance(name) => name.to_string(),
     }
-}
-
-fn nodes(scene: &Scene, before: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> BTreeMap<NodeName, NodeStatus> {
-    let one = |name: &NodeName| {
-        // A node that was seen and is not who it was counts as unseen to the plan.
-        let message = scene.plan.unseen.get(name).cloned();
-        let seen = message.is_none();
-        let version = scene.live.seen(name).filter(|_| seen).map(|(_, binary)| binary.version.clone());
-        let since = before.get(name).filter(|before| before.seen == seen).map_or(now, |before| before.since);
-        (name.clone(), NodeStatus { seen, message, version, since })
-    };
-    scene.live.nodes.keys().map(one).collect()
 }

@@ -14,6 +14,7 @@ pub struct Status {
     pub version: String,
     pub fleet: Option<String>,
     pub started: Timestamp,
+    pub configuration: ConfigurationStatus,
     pub source: SourceStatus,
     /// What the fleet's record says was last settled.
     pub settled: Option<Settled>,
@@ -24,6 +25,15 @@ pub struct Status {
     pub next_pass: Option<Timestamp>,
     pub nodes: BTreeMap<NodeName, NodeStatus>,
     pub instances: BTreeMap<InstanceName, InstanceStatus>,
+}
+
+/// The daemon's own configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// When the one in force was read.
+    pub read: Timestamp,
+    /// What is wrong with one that was to be read since, so that the old one stays.
+    pub refused: Option<String>,
 }
 
 /// Where the wanted state comes from, and how far it could be followed.
@@ -41,6 +51,8 @@ pub struct SourceStatus {
     /// Why the source could not be read, or why its newest revision is not in force.
     pub problem: Option<Problem>,
     pub last_fetch: Option<Timestamp>,
+    /// Since when an answer of the source is waited for; what was read before is in force meanwhile.
+    pub asked_since: Option<Timestamp>,
 }
 
 /// Something that is wrong, since when, and how often it was met.
@@ -146,6 +158,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             fleet: None,
             started,
+            configuration: ConfigurationStatus { read: started, refused: None },
             source,
             settled: None,
             watching: None,

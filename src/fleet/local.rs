@@ -84,7 +84,8 @@ impl Local {
             Right::Unable(why) => Some(why.clone()),
         };
         match why {
-            None => self.performer.perform(step, fleet).await,
+            // In a box: the futures of a step are nested deep, and whoever waits for many of them nests on.
+            None => Box::pin(self.performer.perform(step, fleet)).await,
             Some(why) => Outcome::Failed(why),
         }
     }

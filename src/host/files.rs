@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Gid, OFlags, Uid};
 
 /// The largest file that is read whole; markers, configs and ACL files are far smaller. Bytes.
 pub const READ_BYTES_MAX: u64 = 4 << 20;
@@ -83,6 +83,21 @@ pub fn sweep_new(folder: &Path) {
 /// # Errors
 /// When the new one cannot be written; the old one is then still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    replace_for(path, bytes, mode, None)
+}
+
+/// Whose a file or folder is. Nothing in a place: as it is for what we make ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub user: Option<Uid>,
+    pub group: Option<Gid>,
+}
+
+/// [`replace`], and gives the new file to this owner before it has its name.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_for(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<(), FileError> {
     let failed = |error| at("cannot write", path)(error);
     let folder = folder_of(path).ok_or_else(|| failed(io::Error::other("it has no folder")))?;
     refuse_link(folder)?;
@@ -90,6 +105,11 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut new =
         tempfile::Builder::new().prefix(NEW).permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(failed)?;
     new.write_all(bytes).map_err(failed)?;
+    if let Some(Owner { user, group }) = owner {
+        rustix::fs::fchown(new.as_file(), user, group).map_err(|error| failed(error.into()))?;
+        // The kernel may take bits away from what changes hands.
+        new.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    }
     new.as_file().sync_data().map_err(failed)?;
     new.persist(path).map_err(|error| failed(error.error))?;
     sync_folder(folder)
@@ -108,6 +128,39 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
     folder_of(path).map_or(Ok(()), sync_folder)
 }
 
+/// Makes a folder that everybody may look into, as those of units are. Its own folder has to be there.
+///
+/// # Errors
+/// As [`make_folder`].
+pub fn make_open_folder(path: &Path) -> Result<(), FileError> {
+    make_folder_for(path, 0o755, None)
+}
+
+/// Makes a folder for this owner; those above it that are missing are for everybody to pass. One that is there gets this owner
+/// and mode: half of it may be what a crash left.
+///
+/// # Errors
+/// As [`make_folder`].
+pub fn make_folder_for(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), FileError> {
+    let failed = |error| at("cannot make the folder", path)(error);
+    refuse_link(path)?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    if let Some(Owner { user, group }) = owner {
+        rustix::fs::fchown(&folder, user, group).map_err(|error| failed(error.into()))?;
+    }
+    folder.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    folder_of(path).map_or(Ok(()), sync_folder)
+}
+
+/// Removes a folder if nothing is in it.
+pub fn remove_empty_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir(path) {
+        tracing::debug!(%error, folder = %path.display(), "the folder stays");
+    }
+}
+
 /// Moves a file or folder within one file system; nothing happens if it is not there.
 ///
 /// # Errors
@@ -120,6 +173,22 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     }
     folder_of(from).map_or(Ok(()), sync_folder)?;
     folder_of(to).map_or(Ok(()), sync_folder)
+}
+
+/// Moves a small file to where it may be on another file system: it is whole in one place or the other, or in both.
+///
+/// # Errors
+/// As [`rename`]; or when the file is larger than [`READ_BYTES_MAX`].
+pub fn carry(from: &Path, to: &Path) -> Result<(), FileError> {
+    match rename(from, to) {
+        Err(error) if error.error.kind() == io::ErrorKind::CrossesDevices => {}
+        done => return done,
+    }
+    let Some(text) = read_bounded(from)? else { return Ok(()) };
+    let meta = fs::symlink_metadata(from).map_err(at("cannot move", from))?;
+    let owner = Owner { user: Some(Uid::from_raw(meta.uid())), group: Some(Gid::from_raw(meta.gid())) };
+    replace_for(to, text.as_bytes(), meta.mode() & 0o7777, Some(owner))?;
+    remove(from)
 }
 
 /// Is there anything under this name, a dangling link included?
@@ -137,11 +206,6 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("cannot remove", path)(error)),
     }
-}
-
-/// Removes a folder if nothing is in it; what cannot be removed is not ours alone.
-pub fn remove_empty_folder(path: &Path) {
-    let _not_empty = fs::remove_dir(path);
 }
 
 /// Removes a folder with all that is in it, without following links; it is fine if there is none.

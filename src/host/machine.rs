@@ -5,7 +5,9 @@ use std::path::Path;
 
 use rand::RngExt as _;
 use rand::distr::Alphanumeric;
+use rustix::fs::{Gid, Uid};
 
+use super::files::{self, FileError};
 use crate::model::password::{Fingerprint, Secret};
 
 /// Letters and digits of a new password: 40 of 62 are over 230 bits, so that its unsalted hash tells nothing.
@@ -17,6 +19,43 @@ pub fn identity(root: &Path) -> String {
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let id = if id.trim().is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { id };
     Fingerprint::of(format!("{}\0{}", id.trim(), root.display()).as_bytes()).to_string()
+}
+
+/// A user of this machine, with its first group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    pub user: Uid,
+    pub group: Gid,
+}
+
+/// Looks a user up in this passwd(5) file; nothing if it has none of this name.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn account(users: &Path, name: &str) -> Result<Option<Account>, FileError> {
+    let text = files::read_bounded(users)?.unwrap_or_default();
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then_some(())?;
+        let (user, group) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Account { user: Uid::from_raw(user), group: Gid::from_raw(group) })
+    };
+    Ok(text.lines().find_map(of))
+}
+
+/// How large the file system is that holds a folder (or what is above it, where that is missing yet), and how much of it
+/// those who are not root may still write. Bytes; nothing where it cannot be told.
+pub fn disk(folder: &Path) -> Option<(u64, u64)> {
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+}
+
+/// The memory of this machine; nothing where the kernel does not tell. Bytes.
+pub fn memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let units = u64::try_from(info.totalram).ok()?;
+    Some(units.saturating_mul(u64::from(info.mem_unit)))
 }
 
 /// A new password that nobody knows.
@@ -32,6 +71,16 @@ mod tests {
     fn another_folder_is_another_identity() {
         assert_eq!(identity(Path::new("/a")), identity(Path::new("/a")));
         assert_ne!(identity(Path::new("/a")), identity(Path::new("/b")));
+    }
+
+    #[test]
+    fn a_user_is_found_by_its_whole_name() {
+        let users = tempfile::NamedTempFile::new().unwrap();
+        fs::write(users.path(), "root:x:0:0:root:/root:/bin/sh\nvalkey2:x:7:8::/:\nvalkey:x:102:103::/var/lib/valkey:\n")
+            .unwrap();
+        let found = account(users.path(), "valkey").unwrap().unwrap();
+        assert_eq!((found.user.as_raw(), found.group.as_raw()), (102, 103));
+        assert_eq!(account(users.path(), "nobody").unwrap(), None);
     }
 
     #[test]

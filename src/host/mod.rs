@@ -11,4 +11,7 @@ pub mod ports;
 pub mod process;
 pub mod scratch;
 pub mod ssh;
+pub mod supervisor;
+pub mod systemd;
+pub mod unit;
 pub mod valkey;

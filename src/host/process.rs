@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, prlimit, setrlimit};
 use tokio::process::{Child, Command};
 
 /// What a child may see as PATH: nothing else of our environment reaches it, because that can hold secrets.
@@ -110,6 +110,34 @@ pub fn works_in(pid: u32, folder: &Path) -> Option<bool> {
     Some((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
 }
 
+/// Does this process run another program than the one that stands at this path now? A file that was written anew with the
+/// same bytes is the same program. No, if it cannot be told.
+pub fn runs_another_program(pid: u32, program: &Path) -> bool {
+    let running = PathBuf::from(format!("/proc/{pid}/exe"));
+    let (Ok(theirs), Ok(ours)) = (fs::metadata(&running), fs::metadata(program)) else { return false };
+    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+        return false;
+    }
+    // The link leads to the very file, also when that has no name any more.
+    theirs.len() != ours.len() || !same_bytes(&running, program).unwrap_or(true)
+}
+
+fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (io::BufReader::new(File::open(one)?), io::BufReader::new(File::open(other)?));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left.get(..length) != right.get(..length) {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(left.len() == right.len());
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
 /// The server that works in this folder, by its pidfile.
 pub fn by_pidfile(pidfile: &Path, data: &Path, binary: &Path) -> Option<u32> {
     let pid = fs::read_to_string(pidfile).ok()?.trim().parse().ok()?;
@@ -185,6 +213,32 @@ impl Handle {
     }
 }
 
+/// Lets a running process open at least so many files. Where we may not, the server itself says what that costs.
+pub fn raise_files(pid: u32, files: u64) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let more = Rlimit { current: Some(files), maximum: Some(files) };
+    let set = prlimit(Some(pid), Resource::Nofile, more).and_then(|before| match before.current {
+        Some(limit) if limit <= files => Ok(before),
+        // Less than it had: what it had is given back.
+        Some(_) | None => prlimit(Some(pid), Resource::Nofile, before),
+    });
+    if let Err(error) = set {
+        tracing::warn!(%error, "the server cannot be allowed more files");
+    }
+}
+
+/// Lets what this process starts open as many files as anybody may. Not everybody may raise it; then it stays.
+pub fn raise_own_files() {
+    let all = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let now = getrlimit(Resource::Nofile);
+    if let (Some(all), Some(hard)) = (all, now.maximum)
+        && hard < all
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.current, maximum: Some(all) })
+    {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
 /// The length of a log now, so that later only what came after it is shown. Bytes.
 pub fn log_length(log: &Path) -> u64 {
     fs::metadata(log).map_or(0, |meta| meta.len())
@@ -220,11 +274,15 @@ fn read_tail(log: &Path, start: u64) -> io::Result<Vec<u8>> {
 /// The last lines of what a log gained since it had this length.
 pub fn tail_since(log: &Path, start: u64) -> String {
     let Ok(bytes) = read_tail(log, start) else { return "its log cannot be read".to_owned() };
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<String> = text.lines().map(message).filter(|line| !line.is_empty()).collect();
-    let last = lines.iter().skip(lines.len().saturating_sub(LOG_TAIL_LINES));
-    let shown = last.cloned().collect::<Vec<_>>().join("; ");
+    let shown = join_lines(String::from_utf8_lossy(&bytes).lines());
     if shown.is_empty() { "its log says nothing".to_owned() } else { shown }
+}
+
+/// The last few of these lines in one, each without the server's own time stamp, and none too long.
+pub fn join_lines<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<String> = lines.map(message).filter(|line| !line.is_empty()).collect();
+    let last = lines.iter().skip(lines.len().saturating_sub(LOG_TAIL_LINES));
+    last.cloned().collect::<Vec<_>>().join("; ")
 }
 
 /// `123:M 20 Nov 2026 07:00:00.123 # text`: the text.

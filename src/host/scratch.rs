@@ -14,7 +14,8 @@ use super::clock::{Deadline, Poll};
 use super::files;
 use super::layout::Socket;
 use super::lock::{self, Guard};
-use super::process::{Handle, LOG_TAIL_BYTES, SAFE_PATH, servers_below, tail};
+use super::machine::Account;
+use super::process::{Handle, LOG_TAIL_BYTES, SAFE_PATH, raise_own_files, servers_below, tail};
 use super::valkey::{Connection, ValkeyError, reach};
 use crate::model::config_file::{Directive, render};
 
@@ -30,6 +31,14 @@ pub enum ScratchError {
     Ended(String),
     #[error("a throwaway server does not answer")]
     Silent(#[source] ValkeyError),
+}
+
+/// Where throwaway servers run, and as whom: a binary that is only tried out never gets more than the real one.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub below: PathBuf,
+    /// Nothing: as this process.
+    pub account: Option<Account>,
 }
 
 /// A throwaway server. Killed and removed when dropped.
@@ -54,10 +63,17 @@ impl Scratch {
     ///
     /// # Errors
     /// Its own words, if it refuses the directives.
-    pub async fn start(binary: &Path, below: &Path, directives: &[Directive], limit: Duration) -> Result<Self, ScratchError> {
+    pub async fn start(binary: &Path, bench: &Bench, directives: &[Directive], limit: Duration) -> Result<Self, ScratchError> {
         let end = Deadline::after(limit);
         let mut poll = Poll::default();
+        let Bench { below, account } = bench;
         let folder_error = |error| ScratchError::Folder(below.to_owned(), error);
+        if account.is_some() {
+            // A login may have a lower limit than units have.
+            raise_own_files();
+            // Ours alone to write to, and for the other user to pass.
+            files::make_folder_for(below, 0o711, None).map_err(|error| folder_error(error.error))?;
+        }
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
@@ -71,7 +87,14 @@ impl Scratch {
         }
         fs::write(folder.path().join(CONFIG), render("a throwaway server of valkeeper", &all)).map_err(folder_error)?;
         let log = fs::File::create(folder.path().join(LOG)).map_err(folder_error)?;
-        let mut server = Command::new(binary)
+        let mut command = Command::new(binary);
+        if let Some(Account { user, group }) = account {
+            for path in [folder.path().to_owned(), folder.path().join(CONFIG), folder.path().join(LOG)] {
+                rustix::fs::chown(&path, Some(*user), Some(*group)).map_err(|error| folder_error(error.into()))?;
+            }
+            command.uid(user.as_raw()).gid(group.as_raw());
+        }
+        let mut server = command
             .arg(CONFIG)
             .current_dir(folder.path())
             .env_clear()
@@ -109,8 +132,9 @@ impl Scratch {
 }
 
 /// Ends and removes throwaway servers whose valkeeper was killed before it could. What is another user's, or in use, stays.
-pub fn sweep(below: &Path, binary: &Path) {
-    let mine = rustix::process::getuid().as_raw();
+pub fn sweep(bench: &Bench, binary: &Path) {
+    let Bench { below, account } = bench;
+    let mine = account.map_or_else(rustix::process::getuid, |account| account.user).as_raw();
     let left = files::names(below).unwrap_or_default().into_iter().filter(|name| name.starts_with(PREFIX));
     for folder in left.map(|name| below.join(name)) {
         // A young one may belong to a process that has made its owner file and not locked it yet.
@@ -150,7 +174,7 @@ mod tests {
             fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
         }
         fs::create_dir(below.path().join("another")).unwrap();
-        sweep(below.path(), Path::new("/usr/bin/valkey-server"));
+        sweep(&Bench { below: below.path().to_owned(), account: None }, Path::new("/usr/bin/valkey-server"));
         assert!(!left.exists() && used.exists() && new.exists() && below.path().join("another").exists());
     }
 }

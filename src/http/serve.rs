@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -20,19 +20,21 @@ use super::routes::routes;
 
 /// A handful of scrapers, probes and forges, and room for as many again that hang.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may be idle, or take to send the head of a request. Prometheus connects anew when it finds its
-/// connection closed.
+/// How long a connection may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may last in all, so that who asks and never reads the answer does not keep its place: the time for a
+/// head, for an answer (`routes`), and as much again as for a head to take the answer.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long requests that are under way may take once the daemon stops.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long to wait when no connection can be accepted, as when the process has too many files open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Serves until `stop` ends, then lets the requests that are under way finish, for a few seconds.
+/// Serves until `stop` ends, then lets the requests that are under way finish, for a few seconds. A connection shows the
+/// site as it was when it came.
 ///
 /// Dropping the future closes every connection at once.
-pub async fn serve(listener: TcpListener, site: Site, stop: impl Future<Output = ()>) {
-    let service = TowerToHyperService::new(routes(site));
+pub async fn serve(listener: TcpListener, site: watch::Receiver<Site>, stop: impl Future<Output = ()>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     // Dropped with this future, and its tasks with it.
@@ -48,14 +50,19 @@ pub async fn serve(listener: TcpListener, site: Site, stop: impl Future<Output =
         match accepted {
             Ok((stream, permit)) => {
                 refused = false;
+                let service = TowerToHyperService::new(routes(site.borrow().clone()));
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIME_MAX)
-                    .serve_connection(TokioIo::new(stream), service.clone());
+                    // One request each: none is then cut off because others came before it.
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
                 let served = graceful.watch(served);
                 connections.spawn(async move {
-                    if let Err(error) = served.await {
-                        debug!(%error, "a connection ended early");
+                    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(%error, "a connection ended early"),
+                        Err(_late) => debug!("a connection was closed that lasted too long"),
                     }
                     drop(permit);
                 });

@@ -17,6 +17,18 @@ pub const FAMILIES: &[Family] = &[
     gauge("valkeeper_build_info", "Which valkeeper runs; always 1.", &["version"], |now| {
         one(now, |status| Row::new([&status.version], 1.0))
     }),
+    gauge(
+        "valkeeper_configuration_refused",
+        "Whether the daemon's configuration was changed to one that it could not take, so that the old one is in force.",
+        NO_LABELS,
+        |now| one(now, |status| Row::new([], truth(status.configuration.refused.is_some()))),
+    ),
+    gauge(
+        "valkeeper_configuration_read_timestamp_seconds",
+        "When the daemon read the configuration that is in force, since 1970.",
+        NO_LABELS,
+        |now| one(now, |status| Row::new([], seconds(status.configuration.read))),
+    ),
     gauge("valkeeper_fleet_info", "Which fleet is kept, once its revision was read; always 1.", &["fleet"], |now| {
         of(now, |status| status.fleet.iter().map(|fleet| Row::new([fleet], 1.0)).collect())
     }),
@@ -42,6 +54,9 @@ pub const FAMILIES: &[Family] = &[
         NO_LABELS,
         |now| one(now, |status| Row::new([], status.source.last_fetch.map(seconds).unwrap_or_default())),
     ),
+    gauge("valkeeper_source_late", "Whether an answer of the source is waited for in vain so far.", NO_LABELS, |now| {
+        one(now, |status| Row::new([], truth(status.source.asked_since.is_some())))
+    }),
     gauge("valkeeper_source_problem", "Whether this kind of problem keeps the newest revision out of force.", &["kind"], |now| {
         of(now, source_problems)
     }),

@@ -37,6 +37,12 @@ pub enum Action {
     StartInstance(Box<Opening>),
     /// Lets our operator user in again: stops the server, writes the ACL file, starts it.
     ReopenInstance(Box<Opening>),
+    /// Restarts a running server with the program that is installed now, its files brought up to date in between.
+    UpgradeInstance(Box<Upgrade>),
+    /// Puts the files of a member's systemd unit right, and switches it on; no server is touched.
+    RepairUnit {
+        why: String,
+    },
     ChangeInstance(Box<SpecChange>),
     SetUser(Box<UserChange>),
     RemoveUser {
@@ -83,6 +89,16 @@ pub struct Opening {
     pub users: Option<WantedUsers>,
     /// Users to leave out of the new ACL file.
     pub without: Vec<UserName>,
+}
+
+/// A running server that is to give way to the installed one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    pub opening: Opening,
+    /// The version that runs.
+    pub from: String,
+    /// The version that is installed; the same where only the build differs.
+    pub to: String,
 }
 
 /// Other settings for a running server.
@@ -153,6 +169,8 @@ impl Action {
             Self::WriteRecord(_)
             | Self::StartInstance(_)
             | Self::ReopenInstance(_)
+            | Self::UpgradeInstance(_)
+            | Self::RepairUnit { .. }
             | Self::ChangeInstance(_)
             | Self::SetUser(_)
             | Self::RemoveUser { .. }
@@ -177,6 +195,14 @@ impl Action {
                 let file = member.spec.disk.seen().cloned().unwrap_or_default();
                 standing(up && file == opening.after, down && file == opening.before)
             }
+            Self::UpgradeInstance(upgrade) => {
+                let runs = |version: &str| matches!(&member.server, Server::Up(running) if running.version == version);
+                let replaced = matches!(&member.server, Server::Up(running) if running.program_replaced);
+                let file = member.spec.disk.seen().cloned().unwrap_or_default();
+                let after = runs(&upgrade.to) && !replaced && file == upgrade.opening.after;
+                standing(after, runs(&upgrade.from) && file == upgrade.opening.before)
+            }
+            Self::RepairUnit { why: _ } => standing(member.unit_broken.is_none(), true),
             Self::ReopenInstance(_) => standing(up, down || matches!(member.server, Server::Locked { .. })),
             Self::ChangeInstance(spec) => standing(member.spec == *spec.change.after(), member.spec == *spec.change.before()),
             Self::SetUser(user) => {
@@ -205,6 +231,8 @@ impl Action {
             Self::CreateInstance(_) => "create".to_owned(),
             Self::StartInstance(_) => "start".to_owned(),
             Self::ReopenInstance(_) => "restart to let the operator in".to_owned(),
+            Self::UpgradeInstance(upgrade) => format!("restart with valkey-server {}", upgrade.to),
+            Self::RepairUnit { why: _ } => "put its unit right".to_owned(),
             Self::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
             Self::ChangeInstance(_) => "change settings".to_owned(),
             Self::SetUser(change) => format!("set user {}", change.user),
@@ -224,6 +252,8 @@ impl Action {
             Self::CreateInstance(_) => "create-instance",
             Self::StartInstance(_) => "start-instance",
             Self::ReopenInstance(_) => "reopen-instance",
+            Self::UpgradeInstance(_) => "upgrade-instance",
+            Self::RepairUnit { .. } => "repair-unit",
             Self::ChangeInstance(change) if change.restart => "change-instance-restart",
             Self::ChangeInstance(_) => "change-instance",
             Self::SetUser(_) => "set-user",

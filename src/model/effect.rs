@@ -36,6 +36,8 @@ pub enum Effect {
         without: Vec<UserName>,
     },
     WriteConfig(InstanceSpec),
+    /// Writes the files of the systemd unit that the config file asks for, where they differ, and switches the unit on.
+    WriteUnit,
     Start,
     Stop,
     ConfigSet(Settings),
@@ -80,14 +82,17 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Subject::Instance(instance) => node.member(instance),
     };
     let Some(member) = member else {
-        return effects_without_member(action);
+        return effects_without_member(action, node);
     };
     match action {
         Action::WriteRecord(change) => change.after().clone().map(Effect::WriteRecord).into_iter().collect(),
-        Action::CreateInstance(creation) => create(creation, Some(member)),
-        Action::StartInstance(opening) => open(opening, member, false),
-        Action::ReopenInstance(opening) => open(opening, member, true),
-        Action::ChangeInstance(change) => change_spec(change, member, binary),
+        Action::CreateInstance(creation) => create(creation, Some(member), unit(node)),
+        // systemd may be about to start it from the files as they are.
+        Action::StartInstance(opening) => open(opening, member, node.systemd.is_some(), unit(node)),
+        Action::ReopenInstance(opening) => open(opening, member, true, unit(node)),
+        Action::UpgradeInstance(upgrade) => open(&upgrade.opening, member, true, unit(node)),
+        Action::RepairUnit { why: _ } => vec![Effect::WriteUnit],
+        Action::ChangeInstance(change) => change_spec(change, member, binary, unit(node)),
         Action::SetUser(change) => {
             let to = change.wanted.user.clone();
             let internal = matches!(change.user.as_str(), OPERATOR_USER | DEFAULT_USER);
@@ -118,14 +123,21 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
     }
 }
 
-fn effects_without_member(action: &Action) -> Vec<Effect> {
+/// Where systemd keeps the servers, a config goes with the unit that it asks for.
+fn unit(node: &NodeFacts) -> Option<Effect> {
+    node.systemd.is_some().then_some(Effect::WriteUnit)
+}
+
+fn effects_without_member(action: &Action, node: &NodeFacts) -> Vec<Effect> {
     match action {
         Action::WriteRecord(change) => change.after().clone().map(Effect::WriteRecord).into_iter().collect(),
-        Action::CreateInstance(creation) => create(creation, None),
+        Action::CreateInstance(creation) => create(creation, None, unit(node)),
         Action::Purge { uid } => vec![Effect::Purge { uid: uid.clone() }],
         Action::Restore { uid } => vec![Effect::BringBack { uid: uid.clone() }],
         Action::StartInstance(_)
         | Action::ReopenInstance(_)
+        | Action::UpgradeInstance(_)
+        | Action::RepairUnit { .. }
         | Action::ChangeInstance(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
@@ -140,7 +152,7 @@ fn mark(member: &MemberFacts, marker: Marker) -> Option<Effect> {
 }
 
 /// The marker names everything first, so that whatever a crash leaves is known to be ours.
-fn create(creation: &Creation, begun: Option<&MemberFacts>) -> Vec<Effect> {
+fn create(creation: &Creation, begun: Option<&MemberFacts>, unit: Option<Effect>) -> Vec<Effect> {
     let mut effects = vec![Effect::Prove(creation.spec.clone())];
     match begun {
         None => effects.push(Effect::MakeMarker(Box::new(creation.clone()))),
@@ -153,8 +165,9 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>) -> Vec<Effect> {
         Effect::MakeFolder,
         Effect::WriteUsers { users: creation.users.clone(), without: Vec::new() },
         Effect::WriteConfig(creation.spec.clone()),
-        Effect::Start,
     ]);
+    effects.extend(unit);
+    effects.push(Effect::Start);
     effects
 }
 
@@ -164,7 +177,7 @@ pub fn applied(creation: &Creation) -> Applied {
     Applied { settings: creation.spec.settings.clone(), users }
 }
 
-fn open(opening: &Opening, member: &MemberFacts, running: bool) -> Vec<Effect> {
+fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect>) -> Vec<Effect> {
     let mut marker = member.marker.clone();
     marker.applied.settings.clone_from(&opening.after.settings);
     if let Some(users) = &opening.users {
@@ -175,7 +188,7 @@ fn open(opening: &Opening, member: &MemberFacts, running: bool) -> Vec<Effect> {
     }
     let mut effects = vec![Effect::Prove(opening.after.clone())];
     effects.extend(mark(member, marker));
-    if running {
+    if stop {
         effects.push(Effect::Stop);
     }
     if let Some(users) = &opening.users {
@@ -184,13 +197,14 @@ fn open(opening: &Opening, member: &MemberFacts, running: bool) -> Vec<Effect> {
     if opening.before != opening.after {
         effects.push(Effect::WriteConfig(opening.after.clone()));
     }
+    effects.extend(unit);
     effects.push(Effect::Start);
     effects
 }
 
 /// File first, then memory, except for the AOF: a file that says `appendonly yes` before the first rewrite has ended, or
 /// `no` while the newest data is in the AOF only, loses data at the next start (facts D).
-fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
+fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, unit: Option<Effect>) -> Vec<Effect> {
     let declared = &change.declared;
     let mut marker = member.marker.clone();
     marker.applied.settings.clone_from(&declared.settings);
@@ -200,7 +214,8 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) 
     let before = member.spec.memory.seen().cloned().unwrap_or_default();
     let live = to_set(&before, declared, binary);
     let set = (!live.is_empty()).then_some(Effect::ConfigSet(live));
-    let write = (member.spec.disk.seen() != Some(declared)).then(|| Effect::WriteConfig(declared.clone()));
+    let write = (member.spec.disk.seen() != Some(declared)).then(|| [Some(Effect::WriteConfig(declared.clone())), unit]);
+    let write: Vec<Effect> = write.into_iter().flatten().flatten().collect();
     match (before.aof(), declared.aof()) {
         (false, true) => {
             effects.extend(set);
@@ -219,7 +234,7 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts) 
             effects.extend(write);
             effects.extend(set);
         }
-        (true, true) if write.is_some() => {
+        (true, true) if !write.is_empty() => {
             // The AOF may have been switched on a moment ago, by us before a crash or by hand.
             effects.push(Effect::AwaitAof);
             effects.extend(write);
@@ -274,6 +289,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         | Effect::MakeFolder
         | Effect::WriteUsers { .. }
         | Effect::WriteConfig(_)
+        | Effect::WriteUnit
         | Effect::Start
         | Effect::Stop
         | Effect::ConfigSet(_)
@@ -328,6 +344,7 @@ impl MemberFacts {
             spec: Twin::default(),
             users: BTreeMap::new(),
             acl_file_broken: None,
+            unit_broken: None,
         }
     }
 
@@ -337,6 +354,7 @@ impl MemberFacts {
             Effect::MakeFolder => self.data.folder = Folder::Present,
             Effect::WriteUsers { users, without } => self.write_users(users, without),
             Effect::WriteConfig(spec) => self.spec.disk = Half::Seen(spec.clone()),
+            Effect::WriteUnit => self.unit_broken = None,
             Effect::Start => self.start(binary),
             Effect::Stop => self.stop(binary),
             Effect::AwaitAof | Effect::RewriteAof => self.data.aof = true,
@@ -389,6 +407,7 @@ impl MemberFacts {
             pid: 0,
             version: binary.version.clone(),
             loading: false,
+            program_replaced: false,
             replica: false,
             used_memory_bytes: 0,
             databases_used,

@@ -81,6 +81,30 @@ pub struct NodeFacts {
     /// TCP ports on which anything listens, ours included.
     #[serde(default)]
     pub ports_in_use: BTreeSet<u16>,
+    /// The version of systemd, where that keeps the servers running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<String>,
+    #[serde(default, skip_serializing_if = "Capacity::is_unknown")]
+    pub capacity: Capacity,
+}
+
+/// What a node has room for; nothing where it could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Capacity {
+    /// Of the file system with the data folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_total_bytes: Option<u64>,
+    /// What a server could still write to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<u64>,
+}
+
+impl Capacity {
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl NodeFacts {
@@ -119,6 +143,9 @@ pub struct MemberFacts {
     /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl_file_broken: Option<String>,
+    /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_broken: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Member {
@@ -168,6 +195,21 @@ pub enum Server {
 }
 
 impl Server {
+    /// A server that reads its data: no more is known of it.
+    pub fn loading(pid: u32, version: String) -> Self {
+        Self::Up(Running {
+            pid,
+            version,
+            loading: true,
+            replica: false,
+            used_memory_bytes: 0,
+            program_replaced: false,
+            databases_used: None,
+            aof_rewriting: false,
+            connections: Connections::default(),
+        })
+    }
+
     /// Its state in a word, as in the form that is printed of it.
     pub fn word(&self) -> &'static str {
         match self {
@@ -187,6 +229,9 @@ pub struct Running {
     /// Still reading its data: it answers INFO only.
     #[serde(default)]
     pub loading: bool,
+    /// The file that it was started from was replaced by another build, or removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub program_replaced: bool,
     /// It follows another server.
     #[serde(default)]
     pub replica: bool,
@@ -202,18 +247,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// A server that reads its data: no more is known of it.
-    pub fn loading(pid: u32, version: String) -> Self {
-        Self {
-            pid,
-            version,
-            loading: true,
-            replica: false,
-            used_memory_bytes: 0,
-            databases_used: None,
-            aof_rewriting: false,
-            connections: Connections::default(),
-        }
+    /// Does it run something else than what is installed?
+    pub fn is_outdated(&self, installed: &BinaryFacts) -> bool {
+        self.version != installed.version || self.program_replaced
     }
 }
 

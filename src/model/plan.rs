@@ -157,6 +157,11 @@ pub enum HeldReason {
         used: Option<u64>,
         revision: String,
     },
+    /// The installed server is older than the one that runs.
+    Downgrade {
+        runs: String,
+        installed: String,
+    },
     PortTaken {
         node: NodeName,
         port: u16,
@@ -209,6 +214,7 @@ impl HeldReason {
             Self::DataGone { .. } => "data-gone",
             Self::RestartLosesData { .. } => "restart-loses-data",
             Self::KeysInDatabases { .. } => "keys-in-databases",
+            Self::Downgrade { .. } => "downgrade",
             Self::PortTaken { .. } => "port-taken",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
@@ -236,6 +242,7 @@ impl HeldReason {
             | Self::NotOurs { .. }
             | Self::Budget { .. }
             | Self::DataGone { .. }
+            | Self::Downgrade { .. }
             | Self::PortTaken { .. }
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
@@ -264,11 +271,18 @@ pub enum Note {
     SetAside { instance: InstanceName, uid: String },
 }
 
+impl Step {
+    /// Did somebody else change what it changes, or a part of that?
+    pub fn is_drift(&self) -> bool {
+        self.cause == Cause::Drift || !self.drifted.is_empty()
+    }
+}
+
 impl Plan {
     /// What somebody else changed, whether it is put right now or held.
     pub fn drift(&self) -> impl Iterator<Item = &Step> {
         let withheld = self.held.iter().flat_map(|held| &held.withheld);
-        self.steps.iter().chain(withheld).filter(|step| step.cause == Cause::Drift)
+        self.steps.iter().chain(withheld).filter(|step| step.is_drift())
     }
 
     /// Nothing to do and nothing held but by a guard that a person set.

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::probe::probe;
 use crate::host::files;
-use crate::host::scratch::{self, Scratch, ScratchError};
+use crate::host::scratch::{self, Bench, Scratch, ScratchError};
 use crate::host::valkey::ValkeyError;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::BinaryId;
@@ -64,7 +64,7 @@ impl BinaryMemory {
     ///
     /// # Errors
     /// When it is not a server, or cannot be started.
-    pub async fn get(&self, path: &Path, root: &Path, scratch: &Path, limit: Duration) -> Result<Binary, BinaryError> {
+    pub async fn get(&self, path: &Path, root: &Path, bench: &Bench, limit: Duration) -> Result<Binary, BinaryError> {
         let file = identity(path).map_err(|error| BinaryError::Unusable(path.to_owned(), error))?;
         // Held while asking, so that many looks at once ask once.
         let mut known = self.known.lock().await;
@@ -74,15 +74,15 @@ impl BinaryMemory {
             return Ok(binary.clone());
         }
         if known.is_none() {
-            let (below, path) = (scratch.to_owned(), path.to_owned());
+            let (bench, path) = (bench.clone(), path.to_owned());
             // It only tidies up; what it could not do is tried again next time.
-            let _swept = tokio::task::spawn_blocking(move || scratch::sweep(&below, &path)).await;
+            let _swept = tokio::task::spawn_blocking(move || scratch::sweep(&bench, &path)).await;
         }
         let cache = root.join(format!("binary-{file}.json"));
         let facts = match cached(&cache, file) {
             Some(facts) => facts,
             None => {
-                let facts = ask(path, scratch, limit).await?;
+                let facts = ask(path, bench, limit).await?;
                 keep(&cache, file, &facts);
                 facts
             }
@@ -102,8 +102,8 @@ fn identity(path: &Path) -> io::Result<Fingerprint> {
     Ok(Fingerprint::of(seed.as_bytes()))
 }
 
-async fn ask(path: &Path, scratch: &Path, limit: Duration) -> Result<BinaryFacts, BinaryError> {
-    let start = Scratch::start(path, scratch, &[], limit).await;
+async fn ask(path: &Path, bench: &Bench, limit: Duration) -> Result<BinaryFacts, BinaryError> {
+    let start = Scratch::start(path, bench, &[], limit).await;
     let mut server = start.map_err(|error| BinaryError::Start(path.to_owned(), error))?;
     probe(&mut server).await.map_err(|error| BinaryError::Ask(path.to_owned(), error))
 }

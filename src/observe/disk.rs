@@ -64,8 +64,7 @@ fn unmarked(layout: &Layout, name: &InstanceName) -> MarkerOnDisk {
     if is_coming_back(layout, name) {
         return MarkerOnDisk::Absent;
     }
-    let places = [layout.data(name), layout.config(name), layout.socket(name).path(), layout.pid(name)];
-    match places.iter().find(|path| files::exists(path)) {
+    match layout.traces(name).iter().find(|path| files::exists(path)) {
         Some(path) => MarkerOnDisk::Unmarked(format!(
             "{} is there, and no marker says that valkeeper made it; move it away, or give the instance another name",
             path.display()

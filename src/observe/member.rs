@@ -1,9 +1,11 @@
 //! Looking at one member: its files and its server, within a time limit.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 use super::binary::Binary;
 use super::disk::{self, MarkerOnDisk, UsersOnDisk};
@@ -11,10 +13,11 @@ use super::memory::{self, Memory};
 use super::{LocalNode, chain};
 use crate::host::clock::Deadline;
 use crate::host::process;
+use crate::host::supervisor::{Runs, Supervisor, SupervisorError};
 use crate::host::valkey::{Connection, ValkeyError, reach};
 use crate::model::acl::AclUser;
 use crate::model::change::{Half, Twin};
-use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Running, Server};
+use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Server};
 use crate::model::marker::{MarkerFile, Stage};
 use crate::model::name::{InstanceName, OPERATOR_USER, UserName};
 use crate::model::spec::InstanceSpec;
@@ -22,34 +25,38 @@ use crate::model::spec::InstanceSpec;
 /// How often a server that has no socket yet is tried again.
 const SOCKET_WAIT: Duration = Duration::from_millis(5);
 const STILL_LOADING: &str = "it is still loading its data";
-/// The last word of a server that ended because it was told to (`finishShutdown` in server.c).
-const GOODBYE: &str = "bye bye";
 
-/// The processes of this machine that could be members: looked up at most once for one look at the node.
+/// What runs on the node: looked up at most once for one look at it.
 #[derive(Debug, Default)]
-pub struct Processes {
-    found: OnceLock<BTreeMap<PathBuf, u32>>,
+pub struct Running {
+    found: OnceCell<BTreeMap<InstanceName, Runs>>,
 }
 
-impl Processes {
-    /// Looks all of them up now. Gives the folders that servers work in, removed ones too.
-    pub fn scan(&self, node: &LocalNode, binary: &Binary) -> impl Iterator<Item = &PathBuf> {
-        self.found.get_or_init(|| process::servers_below(&node.layout.data_root(), &binary.path)).keys()
+impl Running {
+    /// Looks all of it up, servers too of which no file is left.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub async fn scan(&self, node: &LocalNode, binary: &Binary) -> Result<&BTreeMap<InstanceName, Runs>, SupervisorError> {
+        let scan = || node.supervisor.running(&node.layout, &binary.path);
+        self.found.get_or_try_init(scan).await
     }
 
-    /// A server that works where this member's data would be; only if all were looked up.
-    fn stray(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Option<u32> {
-        let pid = *self.found.get()?.get(&node.layout.data(name))?;
-        process::is_server(pid, &binary.path).then_some(pid)
+    /// What runs in the place of a member without a marker; only if all was looked up.
+    fn stray(&self, name: &InstanceName, binary: &Binary) -> Option<String> {
+        match self.found.get()?.get(name)? {
+            Runs::Process(pid) => process::is_server(*pid, &binary.path).then(|| format!("process {pid} is a server that works")),
+            Runs::Unit(unit) => Some(format!("{unit} has a server that works")),
+        }
     }
 
-    /// The server of this member, by pidfile or by the folder it works in.
-    pub fn find(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Option<u32> {
-        let data = node.layout.data(name);
-        process::by_pidfile(&node.layout.pid(name), &data, &binary.path).or_else(|| {
-            let all = self.found.get_or_init(|| process::servers_below(&node.layout.data_root(), &binary.path));
-            all.get(&data).copied()
-        })
+    /// The server of this member. Processes are looked up once for all; systemd knows each.
+    async fn find(&self, node: &LocalNode, name: &InstanceName, binary: &Binary) -> Result<Option<u32>, SupervisorError> {
+        let known = match node.supervisor {
+            Supervisor::Processes => Some(self.scan(node, binary).await?),
+            Supervisor::Systemd(_) => None,
+        };
+        node.supervisor.find(node.server(name, binary), known).await
     }
 }
 
@@ -59,10 +66,11 @@ struct Disk {
     spec: Half<InstanceSpec>,
     users: UsersOnDisk,
     data: DataFacts,
+    unit_broken: Option<String>,
 }
 
 /// What stands under this name; nothing if nothing does. Never takes longer than the limit of a look, and a bit.
-pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, processes: &Arc<Processes>) -> Option<Member> {
+pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, running: &Arc<Running>) -> Option<Member> {
     let end = Deadline::after(node.limits().look);
     let disk = match read_disk(node, name, binary, end).await {
         Ok(disk) => disk,
@@ -70,13 +78,20 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, p
     };
     let marker = match disk.marker {
         MarkerOnDisk::Absent => {
-            let pid = processes.stray(node, name, binary)?;
-            return Some(Member::Unmarked { unmarked: stray(pid, &node.layout.data(name)) });
+            let what = running.stray(name, binary)?;
+            return Some(Member::Unmarked { unmarked: stray(&what, &node.layout.data(name)) });
         }
         MarkerOnDisk::Unmarked(unmarked) => return Some(Member::Unmarked { unmarked }),
         MarkerOnDisk::Ours(marker) => *marker,
     };
-    let seen = look_at_server(node, name, binary, processes, &marker, end).await;
+    let mut seen = look_at_server(node, name, binary, running, &marker, end).await;
+    if let Server::Up(running) = &mut seen.server {
+        running.program_replaced = process::runs_another_program(running.pid, &binary.path);
+    }
+    let unit_broken = match disk.unit_broken {
+        None => node.supervisor.unread(node.server(name, binary)).await,
+        broken => broken,
+    };
     let mut data = disk.data;
     if let Some(pid) = seen.server.pid()
         && data.folder == Folder::Present
@@ -91,33 +106,32 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, p
         spec: Twin { disk: disk.spec, memory: seen.spec },
         users: join(&disk.users, seen.users),
         acl_file_broken: disk.users.broken,
+        unit_broken,
     }))
 }
 
 /// Somebody removed the folder, or all of the state, under a running server.
-fn stray(pid: u32, folder: &Path) -> String {
+fn stray(what: &str, folder: &Path) -> String {
     format!(
-        "process {pid} is a server that works in {}, and no marker says whose it is; if that folder was removed, its data is only \
-         in memory: copy it out (valkey-cli --rdb), then stop that process",
+        "{what} in {}, and no marker says whose it is; if that folder was removed, its data is only \
+         in memory: copy it out (valkey-cli --rdb), then stop it",
         folder.display()
     )
 }
 
 async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Deadline) -> Result<Disk, String> {
-    let (node, name, facts) = (Arc::clone(node), name.clone(), Arc::clone(&binary.facts));
+    let (node, name, binary) = (Arc::clone(node), name.clone(), binary.clone());
     let limit = node.limits().look;
     let read = tokio::task::spawn_blocking(move || {
         let marker = disk::marker(&node.layout, &name);
         if !matches!(marker, MarkerOnDisk::Ours(_)) {
             let data = DataFacts { folder: Folder::Missing, aof: false, rdb: false };
-            return Disk { marker, spec: Half::Absent, users: UsersOnDisk::default(), data };
+            return Disk { marker, spec: Half::Absent, users: UsersOnDisk::default(), data, unit_broken: None };
         }
-        Disk {
-            marker,
-            spec: disk::spec(&node.layout, &name, &facts),
-            users: disk::users(&node.layout, &name),
-            data: disk::data(&node.layout, &name),
-        }
+        let spec = disk::spec(&node.layout, &name, &binary.facts);
+        let unit_broken = node.unit_files(&name, spec.seen(), &binary).and_then(|unit| unit.trouble());
+        let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name));
+        Disk { marker, spec, users, data, unit_broken }
     });
     match end.bound(read).await {
         Some(Ok(disk)) => Ok(disk),
@@ -147,15 +161,19 @@ async fn look_at_server(
     node: &Arc<LocalNode>,
     name: &InstanceName,
     binary: &Binary,
-    processes: &Arc<Processes>,
+    running: &Arc<Running>,
     marker: &MarkerFile,
     end: Deadline,
 ) -> Seen {
     let layout = node.layout.directives(name);
     let (pid, error) = loop {
-        match reach_server(node, name, binary, processes, end).await {
-            Reached::Down => return Seen::nothing(Server::Down { why: why_down(node, name, marker) }),
+        match reach_server(node, name, binary, running, end).await {
+            Reached::Down => return Seen::nothing(Server::Down { why: why_down(node, name, binary, marker).await }),
             Reached::Hangs(pid, error) => break (pid, error),
+            Reached::Hidden(error) => {
+                let why = chain(&error);
+                return Seen::unseen(Server::Silent { pid: 0, why: why.clone() }, &why);
+            }
             Reached::Open(mut connection) => {
                 let pid = connection.pid.unwrap_or_default();
                 match ask(&mut connection, marker, &layout, binary, end).await {
@@ -167,8 +185,8 @@ async fn look_at_server(
             }
         }
     };
-    if matches!(error, ValkeyError::Timeout(_)) && process::still_loads(&node.layout.log(name), pid) {
-        return Seen::unseen(Server::Up(Running::loading(pid, binary.facts.version.clone())), STILL_LOADING);
+    if matches!(error, ValkeyError::Timeout(_)) && node.layout.log(name).is_some_and(|log| process::still_loads(&log, pid)) {
+        return Seen::unseen(Server::loading(pid, binary.facts.version.clone()), STILL_LOADING);
     }
     match &error {
         ValkeyError::NoAuth(why) | ValkeyError::NoPermission(why) => {
@@ -206,6 +224,8 @@ enum Reached {
     Open(Connection),
     Hangs(u32, ValkeyError),
     Down,
+    /// Its supervisor cannot be asked, so nobody knows whether it runs.
+    Hidden(SupervisorError),
 }
 
 /// Connects; where nothing listens, tells a server that is down from one that has no socket (yet).
@@ -213,7 +233,7 @@ async fn reach_server(
     node: &Arc<LocalNode>,
     name: &InstanceName,
     binary: &Binary,
-    processes: &Arc<Processes>,
+    running: &Arc<Running>,
     end: Deadline,
 ) -> Reached {
     let socket = node.layout.socket(name);
@@ -227,9 +247,10 @@ async fn reach_server(
             Err(error) => error,
         };
         if known.is_none() {
-            let (node, name, binary, processes) = (Arc::clone(node), name.clone(), binary.clone(), Arc::clone(processes));
-            let find = tokio::task::spawn_blocking(move || processes.find(&node, &name, &binary));
-            known = find.await.ok().flatten();
+            known = match running.find(node, name, binary).await {
+                Ok(known) => known,
+                Err(why) => return Reached::Hidden(why),
+            };
         }
         let Some(pid) = known else { return Reached::Down };
         if !process::is_server(pid, &binary.path) {
@@ -264,13 +285,11 @@ fn from_memory(memory: Memory) -> Seen {
 }
 
 /// The last words of a server that ended by itself.
-fn why_down(node: &LocalNode, name: &InstanceName, marker: &MarkerFile) -> Option<String> {
-    let log = node.layout.log(name);
-    if marker.marker.stage != Stage::Active || process::log_length(&log) == 0 {
-        return None;
+async fn why_down(node: &LocalNode, name: &InstanceName, binary: &Binary, marker: &MarkerFile) -> Option<String> {
+    match marker.marker.stage {
+        Stage::Active => node.supervisor.why_down(node.server(name, binary)).await,
+        Stage::Provisioning | Stage::Deleting => None,
     }
-    let tail = process::tail(&log, process::LOG_TAIL_BYTES);
-    (!tail.ends_with(&format!("{GOODBYE}..."))).then(|| format!("it ended by itself or was killed; the end of its log: {tail}"))
 }
 
 /// The users of both halves, side by side.

@@ -50,6 +50,7 @@ pub async fn look(
         pid: connection.pid.unwrap_or_default(),
         version: version.unwrap_or("unknown").to_owned(),
         loading,
+        program_replaced: false,
         replica: info_field(&info, "role") == Some("slave"),
         used_memory_bytes: number("used_memory"),
         // While it loads, there is more to come.

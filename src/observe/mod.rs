@@ -20,8 +20,15 @@ use std::time::Duration;
 
 use binary::{Binary, BinaryError, BinaryMemory};
 
+use crate::host::files::{FileError, Owner};
 use crate::host::layout::{Layout, PathNotText};
-use crate::host::machine;
+use crate::host::machine::{self, Account};
+use crate::host::scratch::Bench;
+use crate::host::supervisor::{Server, Supervisor};
+use crate::host::systemd::Systemd;
+use crate::host::unit::{Allowance, UnitFiles};
+use crate::model::name::InstanceName;
+use crate::model::spec::InstanceSpec;
 
 /// How long things may take on a node, and how much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +57,13 @@ pub struct Surroundings {
     pub limits: Limits,
 }
 
-/// A node that is a folder on this machine.
+/// A node that this process can reach by itself: a folder, or all of this machine.
 #[derive(Debug)]
 pub struct LocalNode {
     pub layout: Layout,
+    pub supervisor: Supervisor,
+    /// Whom servers run as; nothing: as whoever started them.
+    pub server_user: Option<Account>,
     pub surroundings: Surroundings,
     /// Which machine and folder this is; markers carry it.
     pub machine: String,
@@ -67,7 +77,14 @@ pub enum NodeError {
     Path(#[from] PathNotText),
     #[error("the state folder {0} cannot be reached: {1}; give it to the user that valkeeper runs as")]
     Unreachable(PathBuf, io::Error),
+    #[error("this machine has no user {SERVER_USER}, as whom servers run: install the package valkey-server")]
+    NoUser,
+    #[error(transparent)]
+    File(#[from] FileError),
 }
+
+/// The user that the package of the server makes.
+const SERVER_USER: &str = "valkey";
 
 impl LocalNode {
     /// The node below this state folder, which need not exist yet.
@@ -78,7 +95,51 @@ impl LocalNode {
         let root = canonical(state).map_err(|error| NodeError::Unreachable(state.to_owned(), error))?;
         let layout = Layout::new(root)?;
         let machine = machine::identity(layout.root());
-        Ok(Self { layout, surroundings, machine, binary: BinaryMemory::default() })
+        let supervisor = Supervisor::Processes;
+        Ok(Self { layout, supervisor, server_user: None, surroundings, machine, binary: BinaryMemory::default() })
+    }
+
+    /// The node that is this whole machine: its servers run under systemd, and this process has to be root. `prefix` is `/`
+    /// but for a try.
+    ///
+    /// # Errors
+    /// When the machine has no user for the servers.
+    pub fn system(prefix: &Path, surroundings: Surroundings) -> Result<Self, NodeError> {
+        let layout = Layout::system(prefix)?;
+        let machine = machine::identity(layout.root());
+        let server_user = match layout.users() {
+            Some(users) => Some(machine::account(&users, SERVER_USER)?.ok_or(NodeError::NoUser)?),
+            None => None,
+        };
+        let supervisor = Supervisor::Systemd(Systemd::default());
+        Ok(Self { layout, supervisor, server_user, surroundings, machine, binary: BinaryMemory::default() })
+    }
+
+    /// Where throwaway servers run, and as whom.
+    pub fn bench(&self) -> Bench {
+        let below = self.layout.scratch().unwrap_or_else(|| self.surroundings.scratch.clone());
+        Bench { below, account: self.server_user }
+    }
+
+    /// Whom a file belongs to that servers read and never write; nothing: to this process.
+    pub fn readable_by_servers(&self) -> Option<Owner> {
+        self.server_user.map(|account| Owner { user: None, group: Some(account.group) })
+    }
+
+    /// Whom a file belongs to that is the server's own.
+    pub fn owned_by_servers(&self) -> Option<Owner> {
+        self.server_user.map(|account| Owner { user: Some(account.user), group: Some(account.group) })
+    }
+
+    /// The server of a member, for the supervisor.
+    pub fn server<'a>(&'a self, name: &'a InstanceName, binary: &'a Binary) -> Server<'a> {
+        Server { layout: &self.layout, name, binary: &binary.path }
+    }
+
+    /// The unit files that a member is to have, by its config file on disk; nothing where there is no systemd.
+    pub fn unit_files(&self, name: &InstanceName, spec: Option<&InstanceSpec>, binary: &Binary) -> Option<UnitFiles> {
+        let allowance = Allowance::of(spec.unwrap_or(&InstanceSpec::default()), &binary.facts);
+        UnitFiles::of(&self.layout, name, &binary.path, allowance)
     }
 
     pub fn limits(&self) -> Limits {
@@ -91,7 +152,7 @@ impl LocalNode {
     /// When there is none, or it cannot be asked.
     pub async fn binary(&self) -> Result<Binary, BinaryError> {
         let path = self.surroundings.server.as_deref().ok_or(BinaryError::NotInstalled)?;
-        self.binary.get(path, self.layout.root(), &self.surroundings.scratch, self.limits().step).await
+        self.binary.get(path, self.layout.root(), &self.bench(), self.limits().step).await
     }
 }
 

@@ -8,12 +8,14 @@ use futures_util::stream;
 
 use super::LocalNode;
 use super::binary::{Binary, BinaryError};
-use super::member::{self, Processes};
+use super::member::{self, Running};
 use crate::host::clock;
 use crate::host::files::{self, FileError};
 use crate::host::layout::Layout;
+use crate::host::machine;
 use crate::host::ports;
-use crate::model::live::{NodeFacts, SetAside};
+use crate::host::supervisor::SupervisorError;
+use crate::model::live::{Capacity, NodeFacts, SetAside};
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::record::FleetRecord;
 
@@ -28,6 +30,8 @@ pub enum LookError {
     Record { path: String, problem: String },
     #[error("the table of listening ports cannot be read")]
     Ports(#[source] std::io::Error),
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
     #[error("looking at the node's files failed: {0}")]
     Lost(String),
 }
@@ -49,20 +53,19 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 /// When the node as a whole cannot be seen; trouble of one member is that member's.
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
-    let processes = Arc::new(Processes::default());
-    let (of_node, of_binary, found) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
+    let running = Arc::new(Running::default());
+    // Servers whose files are all gone have nothing else that names them.
+    let scanned: BTreeSet<InstanceName> = running.scan(node, &binary).await?.keys().cloned().collect();
     let folders = read(node, move |layout| {
         let mut names = names(layout)?;
-        // Servers whose files are all gone have nothing else that names them.
-        let running = found.scan(&of_node, &of_binary).filter_map(|folder| folder.file_name()?.to_str());
-        names.extend(running.filter_map(|name| InstanceName::new(name).ok()));
+        names.extend(scanned);
         Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)? })
     })
     .await?;
     let looks = folders.names.into_iter().map(|name| {
-        let (node, binary, processes) = (Arc::clone(node), binary.clone(), Arc::clone(&processes));
+        let (node, binary, running) = (Arc::clone(node), binary.clone(), Arc::clone(&running));
         // A task of its own, so that reading many replies uses all cores.
-        tokio::spawn(async move { member::look(&node, &name, &binary, &processes).await.map(|member| (name, Arc::new(member))) })
+        tokio::spawn(async move { member::look(&node, &name, &binary, &running).await.map(|member| (name, Arc::new(member))) })
     });
     let mut members = BTreeMap::new();
     let mut looking = stream::iter(looks).buffer_unordered(node.limits().at_once.max(1));
@@ -79,6 +82,8 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
         records: folders.records,
         set_aside: folders.set_aside,
         ports_in_use,
+        systemd: node.supervisor.version().await?,
+        capacity: capacity(node).await?,
     };
     Ok((facts, binary.clone()))
 }
@@ -107,7 +112,18 @@ pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary:
         records: folders.records,
         set_aside: folders.set_aside,
         ports_in_use: BTreeSet::new(),
+        systemd: node.supervisor.version().await?,
+        capacity: Capacity::default(),
     })
+}
+
+async fn capacity(node: &Arc<LocalNode>) -> Result<Capacity, LookError> {
+    read(node, |layout| {
+        let disk = machine::disk(&layout.data_root());
+        let (disk_total_bytes, disk_free_bytes) = disk.unzip();
+        Ok(Capacity { disk_total_bytes, disk_free_bytes, memory_total_bytes: machine::memory() })
+    })
+    .await
 }
 
 async fn read<T: Send + 'static>(
@@ -126,15 +142,9 @@ async fn read<T: Send + 'static>(
 /// Every name under which anything lies. What is not the name of an instance was not made by us and is not looked at.
 fn names(layout: &Layout) -> Result<BTreeSet<InstanceName>, LookError> {
     let mut found = BTreeSet::new();
-    let places: [(_, &[&str]); 4] = [
-        (layout.markers(), &[".toml"]),
-        (layout.configs(), &[".conf"]),
-        (layout.data_root(), &[""]),
-        (layout.run(), &[".sock", ".pid"]),
-    ];
-    for (folder, endings) in places {
+    for (folder, beginning, endings) in layout.listed() {
         for name in files::names(&folder)? {
-            let stem = endings.iter().find_map(|ending| name.strip_suffix(ending));
+            let stem = name.strip_prefix(beginning).and_then(|rest| endings.iter().find_map(|ending| rest.strip_suffix(ending)));
             found.extend(stem.and_then(|stem| InstanceName::new(stem).ok()));
         }
     }

@@ -42,8 +42,13 @@ pub fn rest(desired: &Desired, live: &Live, first: &Plan) -> Vec<Plan> {
 fn opens_more(step: &Step) -> bool {
     use crate::model::action::Action;
     match &step.action {
-        Action::StartInstance(_) | Action::ReopenInstance(_) | Action::DeleteInstance { .. } | Action::Restore { .. } => true,
+        Action::StartInstance(_)
+        | Action::ReopenInstance(_)
+        | Action::UpgradeInstance(_)
+        | Action::DeleteInstance { .. }
+        | Action::Restore { .. } => true,
         Action::WriteRecord(_)
+        | Action::RepairUnit { .. }
         | Action::CreateInstance(_)
         | Action::ChangeInstance(_)
         | Action::SetUser(_)
@@ -74,7 +79,7 @@ fn take(node: &mut NodeFacts, step: &Step, binary: &BinaryFacts) {
 pub(super) fn narrowed(live: &Live, node: &NodeName, name: &InstanceName) -> Live {
     let mut narrow = Live { nodes: BTreeMap::new(), binaries: live.binaries.clone() };
     if let Some((facts, _)) = live.seen(node) {
-        let NodeFacts { observed_at, machine, binary, members, records, set_aside, ports_in_use: _ } = facts;
+        let NodeFacts { observed_at, machine, binary, members, records, set_aside, ports_in_use: _, systemd, capacity } = facts;
         let facts = NodeFacts {
             observed_at: *observed_at,
             machine: machine.clone(),
@@ -83,6 +88,8 @@ pub(super) fn narrowed(live: &Live, node: &NodeName, name: &InstanceName) -> Liv
             records: records.iter().map(|(fleet, record)| (fleet.clone(), record.clone())).collect(),
             set_aside: set_aside.iter().filter(|kept| kept.instance == *name).cloned().collect(),
             ports_in_use: BTreeSet::new(),
+            systemd: systemd.clone(),
+            capacity: *capacity,
         };
         narrow.nodes.insert(node.clone(), Observed::Seen(facts));
     }
@@ -99,6 +106,8 @@ pub(super) fn marker_after(steps: &[Step], name: &InstanceName, place: &Place<'_
         records: BTreeMap::new(),
         set_aside: Vec::new(),
         ports_in_use: BTreeSet::new(),
+        systemd: place.facts.systemd.clone(),
+        capacity: place.facts.capacity,
     };
     for step in steps.iter().filter(|step| step.subject == Subject::Instance(name.clone())) {
         take(&mut facts, step, place.binary);

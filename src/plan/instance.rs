@@ -237,8 +237,15 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
                            (valkey-cli --rdb) before anything stops it";
                 return decision.hold(name, ANY_CHANGE, HeldReason::DataGone { why: why.to_owned() });
             }
+            if let Some(why) = &member.unit_broken {
+                decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
+            }
             acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
-            settings::decide(scene, decision, name, place, running, &spec);
+            if open::is_to_be_upgraded(place, running) {
+                open::upgrade(scene, decision, name, place, running, wanted, &spec);
+            } else {
+                settings::decide(scene, decision, name, place, running, &spec);
+            }
         }
     }
     mark(decision, name, instance, place, wanted, &spec);

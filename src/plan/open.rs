@@ -7,11 +7,11 @@ use super::found::Place;
 use super::wanted::Wanted;
 use super::{Decision, Scene, acl, guard};
 use crate::model::acl::AclUser;
-use crate::model::action::{Action, Opening, WantedUsers};
+use crate::model::action::{Action, Opening, Upgrade, WantedUsers};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Half;
 use crate::model::desired::UndeclaredUsers;
-use crate::model::live::{Folder, MemberFacts};
+use crate::model::live::{Folder, MemberFacts, Running};
 use crate::model::name::{InstanceName, SettingName, UserName};
 use crate::model::plan::{Cause, HeldReason};
 use crate::model::spec::InstanceSpec;
@@ -83,6 +83,54 @@ pub(super) fn reopen(
     let opening = Opening { before: disk, after, users: Some(wanted.users.clone()), without };
     let costs = decision.step(name, place.node, Action::ReopenInstance(Box::new(opening)), Cause::Drift);
     costs.push(cost);
+}
+
+/// Does it run another program than is installed, and is its AOF at rest? What an unfinished one holds would be lost.
+pub(super) fn is_to_be_upgraded(place: &Place<'_>, running: &Running) -> bool {
+    let aof = |half: &Half<InstanceSpec>| half.seen().is_some_and(InstanceSpec::aof);
+    let spec = &place.member.spec;
+    running.is_outdated(place.binary) && aof(&spec.disk) == aof(&spec.memory) && !running.aof_rewriting
+}
+
+/// Restarts a server with the program that is installed. All that its declaration asks for comes with it: what the running
+/// one shows cannot be judged by another's facts.
+pub(super) fn upgrade(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let member = place.member;
+    let (from, to) = (running.version.clone(), place.binary.version.clone());
+    let what = format!("restart with valkey-server {to}");
+    if is_older(&to, &from) {
+        return decision.hold(name, what, HeldReason::Downgrade { runs: from, installed: to });
+    }
+    let after = match startable(member, place.binary, spec) {
+        Ok(after) => after,
+        Err(why) => return decision.hold(name, what, HeldReason::DataGone { why }),
+    };
+    if !member.persists(place.binary) {
+        let why = "it keeps nothing on disk and would come up empty with the installed server: let it save (appendonly, save), \
+                   or restart it by hand when that may happen";
+        return decision.hold(name, what, HeldReason::DataGone { why: why.to_owned() });
+    }
+    let Some(cost) = guard::may_restart(scene, decision, name, place, true, &what) else { return };
+    let before = member.spec.disk.seen().cloned().unwrap_or_default();
+    let (users, without) = files(scene, place, wanted);
+    let opening = Opening { before, after, users, without };
+    let upgrade = Upgrade { opening, from, to };
+    let costs = decision.step(name, place.node, Action::UpgradeInstance(Box::new(upgrade)), Cause::Drift);
+    costs.push(cost);
+}
+
+/// By the numbers of a version. What is no number is not compared.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers = |text: &str| text.split('.').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
+    matches!((numbers(version), numbers(than)), (Some(one), Some(other)) if one < other)
 }
 
 /// The config a server that is down is to be started with.

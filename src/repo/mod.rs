@@ -34,7 +34,7 @@ const SHORT_DIGITS: usize = 12;
 const FOLDER_DIGITS: usize = 64;
 
 /// What is followed, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     pub location: Location,
     /// The branch, without `refs/heads/`. Without meaning for a plain folder.
@@ -244,16 +244,16 @@ impl Repo {
         }
     }
 
-    /// The revisions from `from` backwards along first parents, newest first, `from` included, `limit` at most: where the last good
-    /// one is found again after a restart. A plain folder has only the one.
+    /// The revisions before `from` along first parents, newest first, `limit` at most: where the last good one is found again
+    /// after a restart. None of a first commit, nor of a plain folder, which has only the one; nor where a shallow copy ends.
     ///
     /// # Errors
     /// When `from` is not in the repository.
-    pub async fn history(&self, from: &Revision, limit: usize) -> Result<Vec<Revision>, RepoError> {
+    pub async fn earlier(&self, from: &Revision, limit: usize) -> Result<Vec<Revision>, RepoError> {
         let from = from.clone();
         match self.source() {
-            Text::Commits(at) => blocking(move || tree::history(&at, &from, limit)).await,
-            Text::Folder(_) => Ok(vec![from]),
+            Text::Commits(at) => blocking(move || tree::earlier(&at, &from, limit)).await,
+            Text::Folder(_) => Ok(Vec::new()),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use git2::{BranchType, Commit, ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, Sort, Tree, TreeEntry};
+use git2::{BranchType, Commit, ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, Tree, TreeEntry};
 
 use super::error::{EntryFault, RepoError};
 use super::{Head, Revision, one_line};
@@ -169,18 +169,20 @@ pub(super) fn descends(at: &At, new: &Revision, old: &Revision) -> Result<bool, 
     repository.graph_descendant_of(new, old).map_err(at.error("compare two commits"))
 }
 
-/// First parents, newest first.
-pub(super) fn history(at: &At, from: &Revision, limit: usize) -> Result<Vec<Revision>, RepoError> {
+/// First parents, newest first, without `from` itself. What it costs does not depend on how long history is.
+pub(super) fn earlier(at: &At, from: &Revision, limit: usize) -> Result<Vec<Revision>, RepoError> {
     let repository = at.open()?;
-    let from = at.commit(&repository, from)?.id();
-    let walk = || -> Result<Vec<Revision>, git2::Error> {
-        let mut walk = repository.revwalk()?;
-        walk.set_sorting(Sort::TOPOLOGICAL)?;
-        walk.simplify_first_parent()?;
-        walk.push(from)?;
-        walk.take(limit).map(|oid| Ok(Revision(oid?.to_string()))).collect()
-    };
-    walk().map_err(at.error("walk through the history"))
+    let mut commit = at.commit(&repository, from)?;
+    let mut found = Vec::new();
+    while found.len() < limit && commit.parent_count() > 0 {
+        commit = match commit.parent(0) {
+            Ok(parent) => parent,
+            Err(error) if error.code() == ErrorCode::NotFound => break,
+            Err(error) => return Err(at.error("walk through the history")(error)),
+        };
+        found.push(Revision(commit.id().to_string()));
+    }
+    Ok(found)
 }
 
 /// The block that signs a commit, as its author wrote it; nothing if there is none.

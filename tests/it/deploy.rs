@@ -129,6 +129,28 @@ fn prometheus_understands_every_query_of_the_dashboard() {
     promtool(&["check", "rules", file.to_str().unwrap()], "");
 }
 
+/// What Grafana would refuse, or take and show nothing for: its own schema is not at hand where the tests run.
+#[test]
+fn every_panel_is_one_that_grafana_can_draw() {
+    let dashboard = dashboard();
+    assert_eq!(dashboard["templating"]["list"][0]["type"], "datasource");
+    assert_eq!(dashboard["templating"]["list"][0]["query"], "prometheus");
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let (kind, title) = (panel["type"].as_str().unwrap(), panel["title"].as_str().unwrap());
+        assert!(["row", "stat", "table", "timeseries"].contains(&kind) && !title.is_empty(), "{title}: {kind}");
+        if kind == "row" {
+            continue;
+        }
+        let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap();
+        assert!(["s", "short", "bytes"].contains(&unit), "{title}: {unit}");
+        let targets = panel["targets"].as_array().unwrap();
+        let ids: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str().unwrap()).collect();
+        assert!(!ids.is_empty() && ids.len() == targets.len(), "{title}");
+        let table = |target: &Value| target["format"] == "table" && target["instant"] == true;
+        assert!(kind != "table" || targets.iter().all(table), "{title}: a table is of one moment");
+    }
+}
+
 #[test]
 fn panels_have_numbers_of_their_own_and_do_not_overlap() {
     let dashboard = dashboard();

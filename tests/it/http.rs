@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use valkeeper::daemon::status::{PassResult, Status};
 use valkeeper::http::{Hook, Limits, Moment, Site, serve};
 use valkeeper::model::password::Secret;
@@ -52,7 +52,7 @@ async fn start(mut site: Site, secret: Option<&str>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let serving = tokio::spawn(serve(listener, site, async {
+    let serving = tokio::spawn(serve(listener, watch::channel(site).1, async {
         let _ = stopped.await;
     }));
     Server { at, stop, serving, pulls }
@@ -201,6 +201,24 @@ async fn a_flood_of_silent_connections_ends_by_itself() {
     let mut flood = Vec::new();
     for _ in 0..100 {
         flood.push(TcpStream::connect(server.at).await.unwrap());
+    }
+    let asked = Instant::now();
+    let (status, _) = server.get("/healthz").await;
+    assert_eq!(status, 200);
+    assert!(asked.elapsed() < Duration::from_secs(15));
+}
+
+/// Who asks again and again on one connection and reads no answer does not keep its place: each connection has one answer.
+#[tokio::test]
+async fn connections_that_read_no_answer_end_by_themselves() {
+    let server = start(healthy(), None).await;
+    let mut flood = Vec::new();
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(server.at).await.unwrap();
+        // More than the answer to any of them fits into.
+        let asks = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(10_000);
+        let _full = tokio::time::timeout(Duration::from_millis(20), stream.write_all(asks.as_bytes())).await;
+        flood.push(stream);
     }
     let asked = Instant::now();
     let (status, _) = server.get("/healthz").await;

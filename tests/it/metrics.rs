@@ -35,9 +35,10 @@ pub fn everything() -> Status {
     };
     let status = serde_json::json!({
         "version": "0.1.0", "fleet": "prod", "started": "2026-11-20T08:00:00Z", "watching": null,
+        "configuration": { "read": "2026-11-20T08:00:00Z", "refused": null },
         "source": {
             "location": "ssh://git@example.com/state.git", "branch": "main", "folder": ".", "head": DESIRED,
-            "desired": DESIRED, "signed_by": null, "last_fetch": "2026-11-20T11:00:00Z",
+            "desired": DESIRED, "signed_by": null, "last_fetch": "2026-11-20T11:00:00Z", "asked_since": null,
             "problem": { "kind": "verify", "message": "secret-in-a-message", "since": "2026-11-20T10:59:00Z", "count": 4 },
         },
         "settled": { "revision": SETTLED, "at": "2026-11-19T00:00:00Z" },

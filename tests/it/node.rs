@@ -18,7 +18,8 @@ use crate::support::*;
 
 async fn facts() -> BinaryFacts {
     let scratch = tempfile::tempdir().unwrap();
-    let asked = BinaryMemory::default().get(Path::new(SERVER), scratch.path(), scratch.path(), Duration::from_secs(5)).await;
+    let bench = valkeeper::host::scratch::Bench { below: scratch.path().to_owned(), account: None };
+    let asked = BinaryMemory::default().get(Path::new(SERVER), scratch.path(), &bench, Duration::from_secs(5)).await;
     (*asked.unwrap().facts).clone()
 }
 

@@ -1,6 +1,6 @@
 //! The canonical forms of settings against a real server: what we write is what it shows, or it would differ for ever.
 
-use valkeeper::host::scratch::Scratch;
+use valkeeper::host::scratch::{Bench, Scratch};
 use valkeeper::host::valkey::{Reply, ValkeyError};
 use valkeeper::model::binary::{BinaryFacts, ours};
 use valkeeper::model::setting::Kind;
@@ -58,8 +58,8 @@ const DEPENDS: &[&str] = &[
 
 #[tokio::test]
 async fn every_value_we_take_is_shown_as_we_write_it_and_what_we_refuse_is_refused() {
-    let scratch = surroundings().scratch;
-    let mut server = Scratch::start(SERVER.as_ref(), &scratch, &[], surroundings().limits.step).await.unwrap();
+    let bench = Bench { below: surroundings().scratch, account: None };
+    let mut server = Scratch::start(SERVER.as_ref(), &bench, &[], surroundings().limits.step).await.unwrap();
     let facts: BinaryFacts = serde_json::from_str(include_str!("../golden/binaries/8.0.1.json")).unwrap();
     let mut wrong = Vec::new();
     let mut tried = 0;

@@ -51,6 +51,8 @@ pub fn empty(binary: &BinaryFacts) -> Live {
         records: BTreeMap::new(),
         set_aside: Vec::new(),
         ports_in_use: Default::default(),
+        systemd: None,
+        capacity: Default::default(),
     };
     Live {
         nodes: (0..NODES).map(|index| (node(index), Observed::Seen(facts(index)))).collect(),

@@ -1,7 +1,11 @@
 //! What people ask of the daemon, answered between passes.
 
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
 use super::Passes;
-use crate::daemon::command::What;
+use crate::daemon::command::{Command, What};
 use crate::fleet::nodes::Nodes;
 use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock;
@@ -12,15 +16,22 @@ use crate::model::record::{FleetRecord, Suspension, Suspensions};
 use crate::plan;
 use crate::plan::show::{self, View};
 use crate::repo::Revision;
-use crate::roots;
+use crate::roots::{self, Roots};
+
+/// How many plans of other branches are made at once.
+const PLANS_MAX: usize = 4;
 
 impl Passes {
     /// Answers a request between passes. Gives whether a pass should follow at once.
-    pub async fn answer(&mut self, what: What) -> (Result<String, String>, bool) {
-        match what {
+    pub async fn answer(&mut self, command: Command) -> bool {
+        let Command { what, answer } = command;
+        let (said, soon) = match what {
             What::Sync { wait: _ } => (Ok(self.last_pass()), false),
             What::Retry { name } => (self.retry(name), true),
-            What::Plan { reference, json } => (self.plan_of(&reference, json).await, false),
+            What::Plan { reference, json } => {
+                self.plan_of(reference, json, answer);
+                return false;
+            }
             What::Suspend { name, by, reason, until } => {
                 let suspension = Suspension { by, reason, since: clock::now(), until };
                 let said = format!(
@@ -50,11 +61,14 @@ impl Passes {
                 };
                 (self.change_record(said, approve).await, true)
             }
-        }
+        };
+        // Who asked may have gone.
+        let _gone = answer.send(said);
+        soon
     }
 
-    /// How the last pass ended, for whoever waited for it.
-    fn last_pass(&self) -> String {
+    /// How the last pass ended, in one line.
+    pub(super) fn last_pass(&self) -> String {
         let revision = self.following.in_force().map_or("no revision", |in_force| in_force.revision.as_str());
         match &self.last {
             Some(pass) => format!("pass {} at {revision}: {}", pass.number, pass.result.word()),
@@ -86,23 +100,29 @@ impl Passes {
         self.remember(&scene, change).await.map(|()| said)
     }
 
-    async fn plan_of(&mut self, reference: &str, json: bool) -> Result<String, String> {
-        let desired = self.following.read_other(reference).await?;
-        let live = self.fleet_of_other(&desired).observe().await;
-        let made = plan::plan(&desired, &live);
-        let rest = plan::rest(&desired, &live, &made);
-        let view = View { desired: &desired, live: &live, plan: &made, rest: &rest };
-        if json {
-            serde_json::to_string_pretty(&show::json(&view)).map_err(|error| error.to_string())
-        } else {
-            Ok(show::text(&view))
+    /// Beside the passes: they wait neither for another branch to be fetched, nor for a look at its nodes.
+    fn plan_of(&mut self, reference: String, json: bool, answer: oneshot::Sender<Result<String, String>>) {
+        while self.plans.try_join_next().is_some() {}
+        if self.plans.len() >= PLANS_MAX {
+            let _gone = answer.send(Err("other plans are still being made: come again".to_owned()));
+            return;
         }
+        let (other, roots) = (self.following.of_branch(&reference), self.roots.clone());
+        let ours = self.fleet.as_ref().map(|(_, fleet)| Arc::clone(fleet));
+        self.plans.spawn(async move {
+            let made = async { plan_of(&other?.read_head().await?, &roots, ours.as_deref(), json).await };
+            let _gone = answer.send(made.await);
+        });
     }
+}
 
-    fn fleet_of_other(&self, desired: &Desired) -> Nodes {
-        let ours = self.fleet.as_ref().map(|(_, fleet)| &**fleet);
-        roots::fleet(desired, &roots::places(desired, &self.roots), ours)
-    }
+/// `ours` lends its connections.
+async fn plan_of(desired: &Desired, roots: &Roots, ours: Option<&Nodes>, json: bool) -> Result<String, String> {
+    let live = roots::fleet(desired, &roots::places(desired, roots), ours).observe().await;
+    let made = plan::plan(desired, &live);
+    let rest = plan::rest(desired, &live, &made);
+    let view = View { desired, live: &live, plan: &made, rest: &rest };
+    if json { serde_json::to_string_pretty(&show::json(&view)).map_err(|error| error.to_string()) } else { Ok(show::text(&view)) }
 }
 
 fn suspend(all: &mut Suspensions, name: Option<InstanceName>, suspension: Option<Suspension>) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::words;
 use super::{View, by_subject, counts, step_line};
-use crate::model::action::Action;
+use crate::model::action::{Action, Opening};
 use crate::model::desired::Desired;
 use crate::model::live::Live;
 use crate::model::name::InstanceName;
@@ -95,12 +95,15 @@ fn action(action: &Action) -> Value {
                 "users": creation.users.iter().map(|(name, wanted)| (name, &*wanted.user)).collect::<BTreeMap<_, _>>(),
             },
         }),
-        Action::StartInstance(opening) | Action::ReopenInstance(opening) => json!({
-            "before": opening.before,
-            "after": opening.after,
-            "users": opening.users.as_ref().map(|users| users.keys().collect::<Vec<_>>()),
-            "without": opening.without,
-        }),
+        Action::StartInstance(opening) | Action::ReopenInstance(opening) => self::opening(opening),
+        Action::UpgradeInstance(upgrade) => {
+            let mut all = opening(&upgrade.opening);
+            if let Some(all) = all.as_object_mut() {
+                all.extend([("from".to_owned(), json!(upgrade.from)), ("to".to_owned(), json!(upgrade.to))]);
+            }
+            all
+        }
+        Action::RepairUnit { why } => json!({ "why": why }),
         Action::ChangeInstance(change) => {
             json!({ "before": change.change.before(), "after": change.change.after(), "restart": change.restart })
         }
@@ -112,6 +115,15 @@ fn action(action: &Action) -> Value {
         Action::Mark(change) => json!({ "before": change.before(), "after": change.after() }),
         Action::DeleteInstance { uid } | Action::Purge { uid } | Action::Restore { uid } => json!({ "uid": uid }),
     }
+}
+
+fn opening(opening: &Opening) -> Value {
+    json!({
+        "before": opening.before,
+        "after": opening.after,
+        "users": opening.users.as_ref().map(|users| users.keys().collect::<Vec<_>>()),
+        "without": opening.without,
+    })
 }
 
 fn changes(plan: &Plan, desired: &Desired, live: &Live, wanted: fn(&Step) -> bool) -> Vec<Value> {

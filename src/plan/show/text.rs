@@ -127,6 +127,8 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         Action::WriteRecord(_) => {}
         Action::CreateInstance(creation) => create(out, creation, desired, step, binary),
         Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening, step, live),
+        Action::UpgradeInstance(upgrade) => open(out, &words::upgrade(upgrade), &tail, &upgrade.opening, step, live),
+        Action::RepairUnit { why } => out.line(3, &format!("~ its systemd unit is put right: {why} {tail}")),
         Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening, step, live),
         Action::ChangeInstance(change) => {
             out.line(3, &format!("~ settings {tail}"));
@@ -205,6 +207,9 @@ fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening, step: &Step, 
     if opening.before != opening.after {
         out.line(5, "~ its config file is written anew first");
         diff::opening(opening, Some(binary)).iter().for_each(|line| out.line(6, line));
+    }
+    if let Some(why) = &member.unit_broken {
+        out.line(5, &format!("~ its systemd unit is put right first: {why}"));
     }
     let Some(users) = &opening.users else { return };
     let broken = member.acl_file_broken.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

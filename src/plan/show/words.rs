@@ -1,6 +1,6 @@
 //! Causes, costs and reasons in words.
 
-use crate::model::action::Action;
+use crate::model::action::{Action, Upgrade};
 use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Step};
 use crate::model::size::show_size;
 
@@ -92,15 +92,28 @@ pub(super) fn costs(step: &Step) -> String {
 fn free(action: &Action) -> &'static str {
     match action {
         Action::ChangeInstance(_) | Action::SetUser(_) => "live, no connection is dropped",
-        Action::RemoveUser { .. } | Action::SaveUsers { .. } | Action::Mark(_) | Action::WriteRecord(_) => {
-            "no connection is dropped"
-        }
+        Action::RemoveUser { .. }
+        | Action::SaveUsers { .. }
+        | Action::RepairUnit { .. }
+        | Action::Mark(_)
+        | Action::WriteRecord(_) => "no connection is dropped",
         Action::CreateInstance(_)
         | Action::StartInstance(_)
         | Action::ReopenInstance(_)
+        | Action::UpgradeInstance(_)
         | Action::DeleteInstance { .. }
         | Action::Purge { .. }
         | Action::Restore { .. } => "",
+    }
+}
+
+/// What is replaced by what.
+pub(super) fn upgrade(upgrade: &Upgrade) -> String {
+    let Upgrade { opening: _, from, to } = upgrade;
+    if from == to {
+        format!("restart: it runs another build of valkey-server {to} than is installed")
+    } else {
+        format!("restart: it runs valkey-server {from}, and {to} is installed")
     }
 }
 
@@ -133,6 +146,10 @@ pub fn held_reason(reason: &HeldReason) -> String {
              Move or remove them (INFO keyspace shows where they are), or run \"valkeeper approve {revision}\"",
             from.saturating_sub(1),
             keys_up_to(*used)
+        ),
+        HeldReason::Downgrade { runs, installed } => format!(
+            "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data: \
+             install {runs} or a newer one again"
         ),
         HeldReason::PortTaken { node, port, by: None } => {
             format!("something else listens on port {port} of node {node}: free it or declare another port")

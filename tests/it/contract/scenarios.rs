@@ -171,6 +171,8 @@ impl Node {
             records: BTreeMap::new(),
             set_aside: Vec::new(),
             ports_in_use: [].into(),
+            systemd: None,
+            capacity: Default::default(),
         };
         let binaries = [(facts.binary.clone(), Arc::new(world::binary_once().clone()))].into();
         Self::Simulated(Sim::new(Live { nodes: [(here(), Observed::Seen(facts))].into(), binaries }))
@@ -215,6 +217,7 @@ impl Node {
         facts.observed_at = jiff::Timestamp::UNIX_EPOCH;
         facts.machine = String::new();
         facts.binary = BinaryId(String::new());
+        facts.capacity = Default::default();
         facts.ports_in_use.retain(|used| *used == port);
         for kept in &mut facts.set_aside {
             (kept.bytes, kept.deleted_at) = (0, jiff::Timestamp::UNIX_EPOCH);

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Daemon, PASSWORD, Post, ask, hash, instance, is_settled};
-use crate::repo::{https, ssh};
+use crate::repo::https;
 use crate::support::signal;
 
 #[test]
@@ -99,19 +99,10 @@ fn a_folder_without_git_is_followed() {
 #[test]
 fn a_remote_over_ssh_is_followed_and_each_way_to_ask_for_a_look_works() {
     let post = Post::new(&instance("one", "hz = 11"));
-    post.git.bare();
-    let sshd = ssh::Sshd::start(&post.git);
-    let url = format!("ssh://{}@127.0.0.1:{}{}", ssh::user(), sshd.port, post.git.path("bare.git").display());
+    let (_sshd, source) = post.behind_ssh();
     fs::write(post.git.path("hook"), "hook-secret\n").unwrap();
-    let config = format!(
-        "[source]\nrepo = \"{url}\"\nssh_key = \"{}\"\nknown_hosts = \"{}\"\ncache = \"{}\"\n[hooks]\nsecret_file = \"{}\"\n",
-        post.git.text("user_key"),
-        post.git.text("known_hosts"),
-        post.git.text("cache"),
-        post.git.text("hook")
-    );
-    fs::write(post.git.path("valkeeper.toml"), config).unwrap();
-    let daemon = post.start_with(&["--config", &post.git.text("valkeeper.toml")]);
+    let config = post.configure(&source, &format!("[hooks]\nsecret_file = \"{}\"\n", post.git.text("hook")));
+    let daemon = post.start_with(&["--config", &config]);
     daemon.settles(post.git.at("HEAD").as_str());
 
     let push = |hz: u32| {
@@ -141,31 +132,20 @@ fn a_remote_over_ssh_is_followed_and_each_way_to_ask_for_a_look_works() {
     drop(daemon);
 
     let revision = push(16);
-    let polling = post.start_with(&["--config", &post.git.text("valkeeper.toml"), "--poll", "1s"]);
+    let polling = post.start_with(&["--config", &config, "--poll", "1s"]);
     polling.settles(&revision);
     let revision = push(17);
     polling.settles(&revision);
-
-    // A configuration that was spoilt is told, and the old one goes on.
-    fs::write(post.git.path("valkeeper.toml"), "[sauce]\n").unwrap();
-    signal(polling.pid(), "-HUP");
-    let begun = Instant::now();
-    while polling.logged("the configuration is not sound any more") == 0 {
-        assert!(begun.elapsed() < super::PATIENCE, "{}", polling.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let revision = push(18);
-    polling.settles(&revision);
 }
 
-fn signature(secret: &str, body: &str) -> String {
+pub fn signature(secret: &str, body: &str) -> String {
     use hmac::{Hmac, KeyInit as _, Mac as _};
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body.as_bytes());
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn hook(daemon: &Daemon, head: &str) -> u16 {
+pub fn hook(daemon: &Daemon, head: &str) -> u16 {
     let stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
     ask(stream, "POST", "/hooks/push", &format!("{head}\r\n"), "{}").0
 }
@@ -175,15 +155,14 @@ fn a_remote_over_https_is_followed_with_a_token() {
     let post = Post::new(&instance("one", "hz = 11"));
     post.git.bare();
     let server = https::Server::start(&post.git);
-    let config = format!(
-        "[source]\nrepo = \"https://127.0.0.1:{}/bare.git\"\ntoken_file = \"{}\"\nca_file = \"{}\"\ncache = \"{}\"\n",
+    let source = format!(
+        "repo = \"https://127.0.0.1:{}/bare.git\"\ntoken_file = \"{}\"\nca_file = \"{}\"\ncache = \"{}\"\n",
         server.port,
         post.git.text("token"),
         post.git.text("ca.pem"),
         post.git.text("cache")
     );
-    fs::write(post.git.path("valkeeper.toml"), config).unwrap();
-    let daemon = post.start_with(&["--config", &post.git.text("valkeeper.toml")]);
+    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
     daemon.settles(post.git.at("HEAD").as_str());
     let revision = post.commit(&instance("one", "hz = 12"));
     post.git.push(&["main"]);
@@ -208,8 +187,27 @@ fn a_plan_of_an_unmerged_branch_is_shown_and_nothing_is_done() {
     post.git.git(&["checkout", "--quiet", "-b", "feature/x"]);
     post.git.commit(&[("fleet.toml", &post.site.text("", &instance("one", "hz = 50")))]);
     post.git.git(&["checkout", "--quiet", "main"]);
-    daemon.say(&post.site, &["plan", "--ref", "feature/x"]).says("hz: 11 -> 50");
+    daemon.say(&post.site, &["plan", "--ref", "feature/x"]).expect(2).says("hz: 11 -> 50");
+    daemon.say(&post.site, &["plan", "--ref", "feature/x", "--json"]).expect(2).json();
+    daemon.say(&post.site, &["plan", "--ref", "main"]).expect(0).says("No changes.");
+    daemon.say(&post.site, &["plan", "--ref", "main", "--json"]).expect(0).json();
     daemon.say(&post.site, &["plan", "--ref", "nowhere"]).expect(1).says("nowhere");
     assert!(is_settled(&daemon.sync(), &main));
+    assert_eq!(post.site.client("one", "app", PASSWORD).ask("CONFIG GET hz"), "hz 11");
+}
+
+/// What stands there belongs to the fleet of the old name, and is left alone.
+#[test]
+fn a_commit_that_renames_the_fleet_is_another_fleet_on_the_same_node() {
+    let post = Post::new(&instance("one", "hz = 11"));
+    let daemon = post.start();
+    daemon.settles(post.git.at("HEAD").as_str());
+    let text = post.site.text("", &instance("two", "hz = 11"));
+    assert!(text.contains("\"prod\""), "{text}");
+    let revision = post.commit_text(&text.replace("\"prod\"", "\"next\""));
+    daemon.settles(&revision);
+    post.site.operator("two").ask("CONFIG SET hz 50");
+    assert!(is_settled(&daemon.sync(), &revision), "{}", daemon.log());
+    assert_eq!(post.site.operator("two").ask("CONFIG GET hz"), "hz 11");
     assert_eq!(post.site.client("one", "app", PASSWORD).ask("CONFIG GET hz"), "hz 11");
 }

@@ -85,6 +85,10 @@ fn an_observed_fleet_is_reported_and_left_as_it_is() {
         "{}",
         daemon.metrics()
     );
+    assert!(status["instances"]["one"]["drift"].as_u64() > Some(0), "{status:#}");
+    assert!(status["instances"]["one"]["requested"].as_u64() > Some(0), "{status:#}");
+    assert!(daemon.series("valkeeper_instance_steps_due{instance=\"one\",cause=\"drift\"}") > Some(0.0));
+    assert!(daemon.series("valkeeper_instance_drift_found_total{instance=\"one\"}") > Some(0.0), "{}", daemon.metrics());
     assert_eq!(post.site.operator("one").ask("CONFIG GET maxmemory-samples"), "maxmemory-samples 9");
     assert_eq!(post.site.operator("one").ask("CONFIG GET hz"), "hz 11");
     assert_eq!(fs::read_to_string(post.site.path("state/config/one.conf")).unwrap(), before);
@@ -104,6 +108,7 @@ fn an_observed_instance_is_left_as_it_is_and_the_others_are_kept() {
     }
     let status = daemon.sync();
     assert_eq!(status["instances"]["one"]["held"][0]["reason"], "observe-only", "{status:#}");
+    assert_eq!((status["instances"]["one"]["drift"].as_u64(), found(&daemon)[0] >= 1.0), (Some(1), true), "{status:#}");
     assert_eq!(post.site.operator("one").ask("CONFIG GET hz"), "hz 50");
     assert_eq!(post.site.operator("two").ask("CONFIG GET hz"), "hz 11");
     // Changing its mind is enough.

@@ -5,6 +5,7 @@ mod crash;
 mod follows;
 mod keeps;
 mod long_run;
+mod reload;
 mod retries;
 mod said;
 mod suspends;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::repo::World;
+use crate::repo::{World, ssh};
 use crate::site::{Ran, Site, finish};
 use crate::support::{free_port, signal};
 
@@ -89,6 +90,26 @@ impl Post {
         Daemon::spawn_with(self, &["--repo", &self.git.text("work")], &log.with_extension("sock"), log).alive()
     }
 
+    /// The daemon's configuration for this source, with these tables behind it; gives where it lies.
+    fn configure(&self, source: &str, tables: &str) -> String {
+        fs::write(self.git.path("valkeeper.toml"), format!("[source]\n{source}{tables}")).unwrap();
+        self.git.text("valkeeper.toml")
+    }
+
+    /// The repository behind an sshd, and what a configuration says of it.
+    fn behind_ssh(&self) -> (ssh::Sshd, String) {
+        self.git.bare();
+        let sshd = ssh::Sshd::start(&self.git);
+        let url = format!("ssh://{}@127.0.0.1:{}{}", ssh::user(), sshd.port, self.git.path("bare.git").display());
+        let source = format!(
+            "repo = \"{url}\"\nssh_key = \"{}\"\nknown_hosts = \"{}\"\ncache = \"{}\"\n",
+            self.git.text("user_key"),
+            self.git.text("known_hosts"),
+            self.git.text("cache")
+        );
+        (sshd, source)
+    }
+
     fn servers(&self) -> usize {
         fs::read_dir(self.site.path("state/run")).map_or(0, |folder| {
             folder.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pid")).count()
@@ -119,6 +140,10 @@ impl Daemon {
         if !args.contains(&"--poll") {
             command.args(["--poll", "1h"]);
         }
+        Self::run(command, port, socket, log)
+    }
+
+    fn run(mut command: Command, port: u16, socket: &Path, log: &Path) -> Self {
         command.env("GIT_CONFIG_GLOBAL", "/dev/null");
         let process = command.stdout(Stdio::null()).stderr(fs::File::create(log).unwrap()).spawn().unwrap();
         Self { process, socket: socket.to_owned(), port, log: log.to_owned() }

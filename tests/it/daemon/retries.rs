@@ -42,6 +42,7 @@ fn what_fails_is_tried_again_with_a_growing_delay_and_told_once() {
     assert_eq!(daemon.series("valkeeper_instance_state{instance=\"bad\",state=\"failed\"}"), Some(1.0));
     assert!(daemon.series("valkeeper_instance_failed_attempts{instance=\"bad\"}") >= Some(3.0));
     daemon.say(&post.site, &["status", "--short"]).expect(1).says("1 failed");
+    daemon.say(&post.site, &["sync", "--wait"]).expect(1).says("troubled");
     let quiet = daemon.passes();
     std::thread::sleep(Duration::from_millis(1500));
     assert!(daemon.passes() <= quiet + 1, "a hot loop");
@@ -150,6 +151,7 @@ fn a_record_that_cannot_be_read_makes_its_node_unseen() {
         assert_eq!((post.servers(), status["nodes"]["here"]["seen"].as_bool()), (0, Some(false)), "{status:#}");
     }
     daemon.say(&post.site, &["status"]).expect(4).says("not a plain file");
+    daemon.say(&post.site, &["sync", "--wait"]).expect(4);
     assert_eq!(daemon.logged("cannot be seen"), 1, "{}", daemon.log());
     fs::remove_dir_all(post.site.path("state/fleet-prod.toml")).unwrap();
     assert!(is_settled(&daemon.sync(), post.git.at("HEAD").as_str()));

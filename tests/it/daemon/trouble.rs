@@ -1,12 +1,11 @@
-//! What hangs holds up nothing else.
+//! What hangs or is full is reported, and holds up nothing else.
 
 use std::fs;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use super::{Post, instance, is_settled, problem};
-use crate::repo::ssh;
-use crate::support::signal;
+use crate::site::finish;
+use crate::support::{Tmpfs, signal};
 
 #[test]
 fn a_server_that_hangs_is_reported_and_the_others_are_kept() {
@@ -31,24 +30,15 @@ fn a_server_that_hangs_is_reported_and_the_others_are_kept() {
 }
 
 #[test]
-fn a_remote_that_hangs_is_reported_and_drift_is_still_put_right() {
+fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it_answers() {
     let post = Post::new(&instance("one", "hz = 11"));
-    post.git.bare();
-    let sshd = ssh::Sshd::start(&post.git);
-    let url = format!("ssh://{}@127.0.0.1:{}{}", ssh::user(), sshd.port, post.git.path("bare.git").display());
-    let config = format!(
-        "[source]\nrepo = \"{url}\"\nssh_key = \"{}\"\nknown_hosts = \"{}\"\ncache = \"{}\"\n",
-        post.git.text("user_key"),
-        post.git.text("known_hosts"),
-        post.git.text("cache")
-    );
-    fs::write(post.git.path("valkeeper.toml"), config).unwrap();
-    let daemon = post.start_with(&["--config", &post.git.text("valkeeper.toml")]);
+    let (sshd, source) = post.behind_ssh();
+    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
     let revision = post.git.at("HEAD").to_string();
     daemon.settles(&revision);
-    let port = sshd.port;
-    drop(sshd);
-    let _silent = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    sshd.hangs(true);
+    let newer = post.commit(&instance("one", "hz = 12"));
+    post.git.push(&["main"]);
     post.site.operator("one").ask("CONFIG SET hz 50");
     let begun = Instant::now();
     daemon.say(&post.site, &["sync"]).expect(0);
@@ -58,8 +48,70 @@ fn a_remote_that_hangs_is_reported_and_drift_is_still_put_right() {
     daemon.say(&post.site, &["status"]);
     assert!(asked.elapsed() < Duration::from_secs(2));
     daemon.until("put right", |_| post.site.operator("one").ask("CONFIG GET hz") == "hz 11");
-    eprintln!("with a remote that hangs, drift was put right after {:?}", begun.elapsed());
-    let status = daemon.until("reported", |status| problem(status) == Some("fetch"));
+    let took = begun.elapsed();
+    eprintln!("with a remote that hangs, drift was put right after {took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let status = daemon.until("late", |status| !status["source"]["asked_since"].is_null());
     assert_eq!(status["source"]["desired"], *revision);
+    assert_eq!(daemon.series("valkeeper_source_late"), Some(1.0));
+    daemon.say(&post.site, &["status"]).says("no answer for");
+    // Also the plan of another branch waits for it beside the passes, and not before them.
+    let plan = post.site.command(&["plan", "--ref", "main"]).env("VALKEEPER_SOCKET", &daemon.socket).spawn().unwrap();
+    post.site.operator("one").ask("CONFIG SET hz 50");
+    daemon.say(&post.site, &["retry"]).expect(0);
+    daemon.until("put right again", |_| post.site.operator("one").ask("CONFIG GET hz") == "hz 11");
+    sshd.hangs(false);
+    daemon.say(&post.site, &["sync", "--wait"]).expect(0);
+    assert!(is_settled(&daemon.status(), &newer), "who waits is told of what was pushed before: {:#}", daemon.status());
+    assert_eq!(daemon.series("valkeeper_source_late"), Some(0.0));
+    assert_eq!(daemon.logged("has not answered yet"), 1, "{}", daemon.log());
+    let made = finish(plan);
+    assert!(made.out.contains("Plan:") || made.out.contains("No changes."), "{}", made.all());
     assert!(daemon.stop());
+}
+
+#[test]
+fn a_remote_that_never_answers_is_reported_and_asked_again_only_in_time() {
+    let post = Post::new(&instance("one", "hz = 11"));
+    let (sshd, source) = post.behind_ssh();
+    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
+    let revision = post.git.at("HEAD").to_string();
+    daemon.settles(&revision);
+    sshd.hangs(true);
+    let passes = daemon.passes();
+    daemon.say(&post.site, &["sync", "--wait"]).expect(1);
+    let status = daemon.status();
+    assert_eq!(problem(&status), Some("fetch"), "{status:#}");
+    assert_eq!(status["source"]["desired"], *revision);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(daemon.status()["source"]["asked_since"].is_null(), "it is asked again at once");
+    assert!(daemon.passes() <= passes + 4, "a hot loop: {}", daemon.passes() - passes);
+    sshd.hangs(false);
+    daemon.say(&post.site, &["sync", "--wait"]).expect(0);
+    assert_eq!(problem(&daemon.status()), None);
+}
+
+#[test]
+fn a_full_disk_of_the_mirror_is_reported_and_the_last_good_revision_stays() {
+    let Some(disk) = Tmpfs::new("400k") else { return };
+    let post = Post::new(&instance("one", "hz = 11"));
+    let (_sshd, source) = post.behind_ssh();
+    let source = source.replace(&post.git.text("cache"), disk.folder.path().to_str().unwrap());
+    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
+    let good = post.git.at("HEAD").to_string();
+    daemon.settles(&good);
+    let filler = disk.folder.path().join("filler");
+    let _full = fs::write(&filler, vec![1; 1 << 20]);
+    let newer = post.commit(&instance("one", "hz = 12"));
+    post.git.push(&["main"]);
+    post.site.operator("one").ask("CONFIG SET hz 50");
+    daemon.say(&post.site, &["sync", "--wait"]).expect(1);
+    let status = daemon.status();
+    assert_eq!(problem(&status), Some("fetch"), "{status:#}");
+    assert!(status["source"]["problem"]["message"].as_str().unwrap().contains("space"), "{status:#}");
+    assert_eq!(status["source"]["desired"], *good);
+    assert_eq!(post.site.operator("one").ask("CONFIG GET hz"), "hz 11", "drift is put right all the same");
+    fs::remove_file(filler).unwrap();
+    daemon.say(&post.site, &["sync", "--wait"]).expect(0);
+    assert!(is_settled(&daemon.status(), &newer));
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use super::{PASSWORD, Post, instance, is_settled, problem};
-use crate::repo::{run, signed, ssh};
+use crate::repo::{run, signed};
 
 fn hz(value: u32) -> String {
     instance("one", &format!("hz = {value}"))
@@ -62,9 +62,7 @@ fn an_unsigned_revision_leaves_the_last_good_in_force() {
     signed::ssh_key(&post.git, "mallory");
     fs::write(post.git.path("signers"), format!("anna@example.com {key}\n")).unwrap();
     let (work, signers) = (post.git.text("work"), post.git.text("signers"));
-    let config = format!("[source]\nrepo = \"{work}\"\nverify = \"head\"\nallowed_signers = \"{signers}\"\n");
-    fs::write(post.git.path("valkeeper.toml"), config).unwrap();
-    let config = post.git.text("valkeeper.toml");
+    let config = post.configure(&format!("repo = \"{work}\"\nverify = \"head\"\nallowed_signers = \"{signers}\"\n"), "");
     post.commit(&hz(11));
     let daemon = post.start_with(&["--config", &config]);
     let status = daemon.sync();
@@ -78,6 +76,73 @@ fn an_unsigned_revision_leaves_the_last_good_in_force() {
     stays(&post, &["--config", &config], &good, "verify", "not signed");
     signed::sign_with_ssh(&post.git, "mallory", None);
     stays(&post, &["--config", &config], &good, "verify", "not among those who may sign");
+}
+
+#[test]
+fn a_revision_signed_with_openpgp_is_taken_and_one_of_a_stranger_is_not() {
+    let post = Post::new(&hz(11));
+    let (anna, mallory) = (signed::Gpg::new("Anna <anna@example.com>"), signed::Gpg::new("Mallory <m@example.com>"));
+    anna.export(&post.git.path("keys.asc"));
+    let (work, keys) = (post.git.text("work"), post.git.text("keys.asc"));
+    let config = post.configure(&format!("repo = \"{work}\"\nverify = \"head\"\nopenpgp_keys = \"{keys}\"\n"), "");
+    let good = anna.sign(&post.git).to_string();
+    let daemon = post.start_with(&["--config", &config]);
+    daemon.settles(&good);
+    assert_eq!(daemon.status()["source"]["signed_by"], "Anna <anna@example.com>");
+    drop(daemon);
+    post.commit(&hz(12));
+    mallory.sign(&post.git);
+    stays(&post, &["--config", &config], &good, "verify", "not among those who may sign");
+    let daemon = post.start_with(&["--config", &config]);
+    let cured = anna.sign(&post.git).to_string();
+    daemon.settles(&cured);
+    shows(&post, 12);
+}
+
+/// One after the other on top of `main`; gives the last one.
+fn many_bad_commits(post: &Post, count: u32) -> String {
+    let bad = "[instances.one\n";
+    let stream: String = (0..count)
+        .map(|number| {
+            let from = if number == 0 { "from refs/heads/main^0\n" } else { "" };
+            format!(
+                "commit refs/heads/main\ncommitter Anna <anna@example.com> {} +0000\ndata 1\nx\n{from}\
+                 M 100644 inline fleet.toml\ndata {}\n{bad}\n",
+                1_700_000_000 + number,
+                bad.len()
+            )
+        })
+        .collect();
+    let mut import = std::process::Command::new("git");
+    import.current_dir(post.git.work()).args(["fast-import", "--quiet"]);
+    super::feed(import, &stream);
+    post.git.at("main").to_string()
+}
+
+#[test]
+fn the_last_good_revision_is_found_again_however_many_bad_ones_follow_it() {
+    let post = Post::new(&hz(11));
+    let good = post.git.at("HEAD").to_string();
+    post.start().settles(&good);
+    many_bad_commits(&post, 500);
+    let work = post.git.text("work");
+    stays(&post, &["--repo", &work], &good, "invalid", "fleet.toml");
+}
+
+#[test]
+fn a_history_without_a_sound_revision_is_said_to_be_one() {
+    let post = Post::bare();
+    post.git.commit(&[("fleet.toml", "[instances.one\n")]);
+    many_bad_commits(&post, 100);
+    let daemon = post.start();
+    let status = daemon.sync();
+    let message = status["source"]["problem"]["message"].as_str().unwrap();
+    assert!(message.contains("none of the 100 revisions before it is sound either"), "{status:#}");
+    assert_eq!(status["last_pass"]["result"], "blind", "{status:#}");
+    let passes = daemon.passes();
+    daemon.say(&post.site, &["sync", "--wait"]).expect(1);
+    assert!(daemon.passes() <= passes + 2, "a hot loop");
+    assert_eq!(daemon.logged("the source: "), 1, "{}", daemon.log());
 }
 
 #[test]
@@ -202,18 +267,9 @@ fn a_branch_that_is_deleted_and_a_repository_that_vanishes_are_reported_and_foun
 #[test]
 fn a_daemon_that_starts_while_its_remote_is_down_keeps_to_what_was_fetched() {
     let post = Post::new(&hz(11));
-    post.git.bare();
     let good = post.git.at("HEAD").to_string();
-    let sshd = ssh::Sshd::start(&post.git);
-    let url = format!("ssh://{}@127.0.0.1:{}{}", ssh::user(), sshd.port, post.git.path("bare.git").display());
-    let config = format!(
-        "[source]\nrepo = \"{url}\"\nssh_key = \"{}\"\nknown_hosts = \"{}\"\ncache = \"{}\"\n",
-        post.git.text("user_key"),
-        post.git.text("known_hosts"),
-        post.git.text("cache")
-    );
-    fs::write(post.git.path("valkeeper.toml"), config).unwrap();
-    let config = post.git.text("valkeeper.toml");
+    let (sshd, source) = post.behind_ssh();
+    let config = post.configure(&source, "");
     post.start_with(&["--config", &config]).settles(&good);
     drop(sshd);
     stays(&post, &["--config", &config], &good, "fetch", "cannot be reached");

@@ -121,3 +121,35 @@ fn prometheus_scrapes_the_daemon_and_fires_when_an_instance_fails() {
     daemon.kill();
     prometheus.until("down", |it| it.alerts().iter().any(|(alert, state, _)| alert == "ValkeeperDown" && state == "firing"));
 }
+
+/// After everything that a dashboard shows has happened, no panel is empty: a wrong label would make one, and no tool says so.
+#[test]
+fn every_panel_of_the_dashboard_has_something_to_show() {
+    let post = Post::new(&(instance("one", "hz = 11") + &instance("two", "hz = 11")));
+    let signers = post.git.text("signers");
+    let key = crate::repo::signed::ssh_key(&post.git, "anna");
+    fs::write(&signers, format!("anna@example.com {key}\n")).unwrap();
+    let work = post.git.text("work");
+    let source = format!("repo = \"{work}\"\nverify = \"head\"\nallowed_signers = \"{signers}\"\n");
+    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
+    let folder = tempfile::tempdir().unwrap();
+    let Some(prometheus) = Prometheus::start(folder.path(), daemon.port) else { return };
+    prometheus.until("scraped", |it| it.query("up{job=\"valkeeper\"} == 1").len() == 1);
+    daemon.settles(crate::repo::signed::sign_with_ssh(&post.git, "anna", None).as_str());
+    prometheus.until("settled", |it| it.query("valkeeper_instance_info{instance=\"one\",status=\"active\"}").len() == 1);
+    post.site.operator("one").ask("CONFIG SET hz 50");
+    daemon.sync();
+    daemon.say(&post.site, &["suspend", "two", "--reason", "x", "--for", "1h"]).expect(0);
+    post.site.operator("two").ask("CONFIG SET hz 50");
+    post.commit(&instance("one", "hz = 12"));
+    daemon.sync();
+    let dashboard = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana/valkeeper.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| {
+        panel["targets"].as_array().into_iter().flatten().map(|target| (panel["title"].clone(), target["expr"].as_str().unwrap()))
+    });
+    for (title, query) in panels {
+        let asked = query.replace("$job", "valkeeper").replace("$fleet", "prod|.*").replace("$__rate_interval", "1m");
+        prometheus.until(&format!("{title}: a series for {asked}"), |it| !it.query(&asked).is_empty());
+    }
+}

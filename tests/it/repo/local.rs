@@ -112,10 +112,10 @@ async fn history_follows_first_parents_only() {
     world.git(&["merge", "--quiet", "--no-ff", "-m", "merge", "side"]);
     let repo = world.local();
     let merge = head(&repo).await;
-    let history = repo.history(&merge, 10).await.unwrap();
-    assert_eq!(history, [merge.clone(), second.clone(), first]);
+    assert_eq!(repo.earlier(&merge, 10).await.unwrap(), [second.clone(), first.clone()]);
     assert!(repo.descends(&merge, &side).await.unwrap());
-    assert_eq!(repo.history(&merge, 2).await.unwrap(), [merge, second]);
+    assert_eq!(repo.earlier(&merge, 1).await.unwrap(), std::slice::from_ref(&second));
+    assert_eq!(repo.earlier(&first, 10).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -146,10 +146,10 @@ async fn a_missing_file_of_signers_is_not_a_wrong_signature() {
 }
 
 /// A keyring of somebody who signs; its agent ends with it.
-struct Gpg(tempfile::TempDir);
+pub struct Gpg(tempfile::TempDir);
 
 impl Gpg {
-    fn new(user: &str) -> Self {
+    pub fn new(user: &str) -> Self {
         let home = tempfile::Builder::new().prefix("vk-gpg-").tempdir().unwrap();
         let gpg = Self(home);
         run("chmod", gpg.0.path(), &["700", "."], &[]);
@@ -165,11 +165,11 @@ impl Gpg {
         self.0.path().to_str().unwrap()
     }
 
-    fn export(&self, to: &Path) {
+    pub fn export(&self, to: &Path) {
         fs::write(to, self.gpg(&["--armor", "--export"])).unwrap();
     }
 
-    fn sign(&self, world: &World) -> Revision {
+    pub fn sign(&self, world: &World) -> Revision {
         let key = format!("user.signingkey={}", self.fingerprint());
         let args = ["-c", &key, "commit", "--quiet", "--allow-empty", "-S", "-m", "signed"];
         run("git", &world.work(), &args, &[("GNUPGHOME", self.home())]);

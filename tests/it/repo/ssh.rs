@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use valkeeper::repo::{FetchFault, Location, Repo, RepoError, Spec, Verify};
 
 use super::{World, head, run, texts};
-use crate::support::free_port;
+use crate::support::{free_port, signal};
 
 /// An sshd that lets the user of this test in with the key `user_key`; ends with the test.
 pub struct Sshd {
@@ -48,6 +48,13 @@ impl Sshd {
     }
 }
 
+impl Sshd {
+    /// It takes connections and says nothing, as a host does that hangs.
+    pub fn hangs(&self, hangs: bool) {
+        signal(self.process.id(), if hangs { "-STOP" } else { "-CONT" });
+    }
+}
+
 impl Drop for Sshd {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -67,6 +74,15 @@ fn spec(world: &World, port: u16) -> Spec {
     spec
 }
 
+/// A repository that an sshd serves, and the same followed through it.
+fn remote() -> (World, Sshd, Repo) {
+    let world = World::new();
+    world.bare();
+    let sshd = Sshd::start(&world);
+    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    (world, sshd, repo)
+}
+
 async fn fault(spec: Spec) -> FetchFault {
     match Repo::open(spec).unwrap().head().await {
         Err(RepoError::Fetch { fault, .. }) => fault,
@@ -76,10 +92,7 @@ async fn fault(spec: Spec) -> FetchFault {
 
 #[tokio::test]
 async fn a_remote_is_followed_over_ssh() {
-    let world = World::new();
-    world.bare();
-    let sshd = Sshd::start(&world);
-    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    let (world, _sshd, repo) = remote();
     let first = head(&repo).await;
     assert_eq!(first, world.at("HEAD"));
     assert_eq!(texts(&repo, &first).await, "a = 1\nb = 1\n");
@@ -140,10 +153,7 @@ async fn a_signature_is_checked_in_the_mirror_as_well() {
 /// What a power cut, a killed git or a full disk leave in the mirror must not need a person at night.
 #[tokio::test]
 async fn a_damaged_mirror_mends_itself() {
-    let world = World::new();
-    world.bare();
-    let sshd = Sshd::start(&world);
-    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    let (world, _sshd, repo) = remote();
     head(&repo).await;
     let mirror = world.path("cache/mirror.git");
     let reference = || fs::read_dir(mirror.join("refs/valkeeper")).unwrap().next().unwrap().unwrap().path();
@@ -171,10 +181,7 @@ async fn a_damaged_mirror_mends_itself() {
 /// git believes that it has what its branch stands on, and would never fetch it again.
 #[tokio::test]
 async fn a_mirror_with_holes_mends_itself_without_a_new_commit() {
-    let world = World::new();
-    world.bare();
-    let sshd = Sshd::start(&world);
-    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    let (world, _sshd, repo) = remote();
     let newest = head(&repo).await;
     for name in ["HEAD", "HEAD^{tree}", "HEAD:a.toml"] {
         let id = world.git(&["rev-parse", name]);
@@ -187,10 +194,7 @@ async fn a_mirror_with_holes_mends_itself_without_a_new_commit() {
 
 #[tokio::test]
 async fn a_hook_or_setting_in_the_mirror_is_not_run() {
-    let world = World::new();
-    world.bare();
-    let sshd = Sshd::start(&world);
-    let repo = Repo::open(spec(&world, sshd.port)).unwrap();
+    let (world, _sshd, repo) = remote();
     head(&repo).await;
     let mirror = world.path("cache/mirror.git");
     let mark = world.path("mark");

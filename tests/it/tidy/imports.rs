@@ -133,6 +133,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["desired/", "host/", "observe/", "apply/", "cli/"]),
     ("tracing", &["host/", "observe/", "apply/", "fleet/", "repo/", "reconcile.rs", "daemon/", "http/", "cli/", "main.rs"]),
     ("tracing-subscriber", &["cli/", "main.rs"]),
+    ("zbus", &["host/systemd.rs"]),
 ];
 
 /// The room of a module path, without `crate::`; nothing for the root of the crate.

@@ -1,0 +1,21 @@
+//! The lab: tests on real hosts, each with its own systemd, sshd, address and disk. `make test-fleet` runs them, as root;
+//! for `make test` they are ignored, and said to be.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test reads files, starts programs and fails loudly; helpers outside of #[test] functions are tests too"
+)]
+
+mod base;
+mod by_hand;
+mod cgroup;
+mod cleanup;
+mod host;
+mod hosts;
+mod lab;
+mod run;
