@@ -140,7 +140,13 @@ impl Acting {
         self.hang_up();
         let mut poll = Poll::default();
         loop {
-            let info = self.info("persistence").await?;
+            let info = match self.info("persistence").await {
+                // One large key keeps it from answering for longer than a step may take.
+                Err(Halt::Failed(_)) if self.end.is_over() && self.still_loads().await? => {
+                    return Err(Halt::Pending("the server to load its data (it answers nobody meanwhile)".to_owned()));
+                }
+                other => other?,
+            };
             if info_field(&info, "loading") == Some("0") {
                 return Ok(());
             }
@@ -149,6 +155,12 @@ impl Acting {
                 return Err(Halt::Pending(format!("the server to load its data ({percent} %)")));
             }
         }
+    }
+
+    async fn still_loads(&self) -> Result<bool, Halt> {
+        let found = self.find().await?;
+        let log = self.node.layout.log(&self.name);
+        Ok(found.zip(log).is_some_and(|(pid, log)| process::still_loads(&log, pid)))
     }
 
     /// Did the server end? It hangs up a moment before it does, and until then its port is taken.

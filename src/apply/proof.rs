@@ -68,7 +68,7 @@ impl Proofs {
 
 /// The settings that are written, and read back.
 fn tried(spec: &InstanceSpec) -> impl Iterator<Item = (&str, &str)> {
-    let is_tried = |name: &str| !(LEFT_OUT.contains(&name) || name == TLS_UNHEARD && serves_tls(spec));
+    let is_tried = |name: &str| !(LEFT_OUT.contains(&name) || (name == TLS_UNHEARD && serves_tls(spec)));
     spec.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(move |(name, _)| is_tried(name))
 }
 

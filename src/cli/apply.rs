@@ -1,5 +1,6 @@
 //! `valkeeper apply`: plan, ask, act, and repeat until settled.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -12,10 +13,13 @@ use super::load::{self, Loaded};
 use super::progress::{Progress, coloured};
 use super::saved::{self, Saved};
 use super::{SourceArgs, confirm, out, plan};
+use crate::apply::schedule;
 use crate::fleet::Execute as _;
+use crate::fleet::nodes::Nodes;
+use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Subject};
 use crate::plan::show::{self, Authority, View, step_line};
-use crate::reconcile::{self, Applied};
+use crate::reconcile::{self, Applied, Look};
 
 #[derive(Debug, Args)]
 #[command(after_help = "PATH may also be a plan that `valkeeper plan --out` saved: then that is done and nothing else, unasked.
@@ -55,13 +59,13 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     if args.json {
         out::print(format_args!("{}\n", json!({ "event": "plan", "plan": show::json(&view) })))?;
     } else {
-        out::print(coloured(&show::text(&view)))?;
+        out::print(coloured(&source.with_options(&show::text(&view), &look.plan.revision)))?;
     }
     let nothing_to_do = look.plan.steps.is_empty();
     if nothing_to_do && !reconcile::waits(&look.plan) {
         let exit = end_of(&look.plan);
         if args.json {
-            close(&Applied::nothing(look), true);
+            close(&Applied::nothing(look), &source, true);
         }
         return Ok(exit);
     }
@@ -70,15 +74,49 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Error);
     }
     let progress = Mutex::new(Progress::new(args.json));
-    let listen = Mutex::new(|event: crate::apply::schedule::Event<'_>| {
+    let listen = Mutex::new(|event: schedule::Event<'_>| {
         if let Ok(mut progress) = progress.lock() {
             progress.show(event);
         }
     });
     let stop = stop_on_signal();
-    let applied = reconcile::settle(&loaded.desired, &fleet, look, authority.as_ref(), &stop, &listen).await;
-    close(&applied, args.json);
+    let applied = match (&authority, args.yes) {
+        (None, false) => settle_as_shown(&loaded.desired, &fleet, &source, (look, rest), &stop, &listen).await?,
+        (None, true) | (Some(_), _) => reconcile::settle(&loaded.desired, &fleet, look, authority.as_ref(), &stop, &listen).await,
+    };
+    close(&applied, &source, args.json);
     Ok(exit(&applied))
+}
+
+/// A person agreed to what was shown; what comes up beside that is shown and asked for again.
+async fn settle_as_shown(
+    desired: &Desired,
+    fleet: &Nodes,
+    source: &SourceArgs,
+    (mut look, mut rest): (Look, Vec<Plan>),
+    stop: &watch::Receiver<bool>,
+    listen: &Mutex<impl FnMut(schedule::Event<'_>) + Send>,
+) -> anyhow::Result<Applied> {
+    let (mut done, mut failed) = (Vec::new(), BTreeMap::new());
+    loop {
+        let shown = look.plan.steps.iter().chain(rest.iter().flat_map(|plan| &plan.steps));
+        let authority = Authority::new(&saved::identities(shown));
+        let mut applied = reconcile::settle(desired, fleet, look, Some(&authority), stop, listen).await;
+        done.append(&mut applied.done);
+        failed.append(&mut applied.failed);
+        let mut agreed = false;
+        if applied.beyond.take().is_some() {
+            let Look { live, plan } = &applied.look;
+            rest = crate::plan::rest(desired, live, plan);
+            let text = source.with_options(&show::text(&View { desired, live, plan, rest: &rest }), &plan.revision);
+            out::print(format_args!("This came up meanwhile:\n\n{}", coloured(&text)))?;
+            agreed = confirm::confirm("Apply this too?", false)?;
+        }
+        if !agreed {
+            return Ok(Applied { done, failed, ..applied });
+        }
+        look = applied.look;
+    }
 }
 
 /// What a saved plan allows, if what it was made from has not moved.
@@ -134,7 +172,7 @@ async fn signalled() -> bool {
     }
 }
 
-fn close(applied: &Applied, as_json: bool) {
+fn close(applied: &Applied, source: &SourceArgs, as_json: bool) {
     let plan = &applied.look.plan;
     if as_json {
         let failed = applied.failed.values().map(
@@ -153,11 +191,11 @@ fn close(applied: &Applied, as_json: bool) {
         out::tell(out::printable(&format!("! {}: {outcome}", step_line(step))));
     }
     if let Some(step) = &applied.beyond {
-        out::tell(format_args!("! the saved plan does not allow: {}", step_line(step)));
+        out::tell(format_args!("! what was agreed to does not allow: {}", step_line(step)));
     }
     for held in &plan.held {
         let line = format!("! instance {}: {}: {}", held.instance, held.what, show::held_reason(&held.reason));
-        out::tell(out::printable(&line));
+        out::tell(out::printable(&source.with_options(&line, &plan.revision)));
     }
     for (node, why) in &plan.unseen {
         out::tell(format_args!("! node {node}: {why}"));

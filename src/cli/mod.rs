@@ -26,7 +26,7 @@ pub mod schema;
 mod status;
 
 use std::io::{self, IsTerminal as _, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -107,6 +107,27 @@ pub(crate) struct SourceArgs {
     /// [default: the folder of the TOML]
     #[arg(long, value_name = "DIR")]
     pub secrets_root: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// What stands behind a command that is to see the same state: its path and its roots, quoted where a shell needs it.
+    fn options(&self) -> String {
+        let word = |path: &Path| {
+            let text = path.display().to_string();
+            let plain = |letter: char| letter.is_alphanumeric() || "/._-+:@".contains(letter);
+            if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+        };
+        let path = (self.path != Path::new(".")).then(|| format!(" {}", word(&self.path)));
+        let local = self.local_root.as_ref().map(|root| format!(" --local-root {}", word(root)));
+        let secrets = self.secrets_root.as_ref().map(|root| format!(" --secrets-root {}", word(root)));
+        [path, local, secrets].into_iter().flatten().collect()
+    }
+
+    /// Text in which the command that approves this revision can be copied as it stands.
+    fn with_options(&self, text: &str, revision: &str) -> String {
+        let command = format!("valkeeper approve {revision}");
+        text.replace(&command, &format!("{command}{}", self.options()))
+    }
 }
 
 /// Runs the command line of this process.

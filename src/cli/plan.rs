@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::SocketArgs;
 use super::exit::Exit;
-use super::load::{self, Loaded};
+use super::load;
 use super::{SourceArgs, live_file, out, saved};
 use crate::model::plan::{HeldReason, Plan};
 use crate::plan::show::{self, View};
@@ -61,20 +61,20 @@ pub(crate) async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Error);
     }
     let rest = crate::plan::rest(&loaded.desired, &look.live, &look.plan);
-    print(&args, &loaded, &View { desired: &loaded.desired, live: &look.live, plan: &look.plan, rest: &rest })?;
+    print(&args, &View { desired: &loaded.desired, live: &look.live, plan: &look.plan, rest: &rest })?;
     if let Some(file) = &args.out {
         saved::save(file, &args.source, &loaded.desired, &look.plan, &rest)?;
     }
     Ok(exit(&look.plan))
 }
 
-fn print(args: &PlanArgs, _loaded: &Loaded, view: &View<'_>) -> anyhow::Result<()> {
+fn print(args: &PlanArgs, view: &View<'_>) -> anyhow::Result<()> {
     if args.json {
         out::print(format_args!("{:#}\n", show::json(view)))?;
     } else if args.markdown {
         out::print(out::printable_lines(&show::markdown(view)))?;
     } else {
-        out::print(super::progress::coloured(&show::text(view)))?;
+        out::print(super::progress::coloured(&args.source.with_options(&show::text(view), &view.plan.revision)))?;
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub use problem::{Problem, nearest, refusals_to_problems};
 pub use secret::{SecretRef, Secrets};
 pub use source::{FILE_BYTES_MAX, Source, SourceError};
 
+use toml::de::DeTable;
+
 use crate::model::desired::{Desired, Origin};
 use draft::Draft;
 use reader::Reader;
@@ -100,6 +102,9 @@ fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
 fn read_file(index: usize, source: &Source) -> FileRead {
     let file = u32::try_from(index).unwrap_or(u32::MAX);
     let tree = syntax::parse(file, source);
+    if let Some(problem) = facts(file, &source.text, &tree.root) {
+        return FileRead { draft: Draft::default(), problems: vec![problem], partial: true };
+    }
     let partial = !tree.problems.is_empty();
     let mut reader = Reader::new(file, source, partial);
     let draft = fleet::read(&mut reader, &tree.root);
@@ -110,6 +115,16 @@ fn read_file(index: usize, source: &Source) -> FileRead {
     let found: Vec<Problem> = if partial { found.into_iter().filter(|problem| !beside(problem)).collect() } else { found };
     problems.extend(found);
     FileRead { draft, problems, partial }
+}
+
+/// One problem for a file that holds what nodes show, which is easily written into the folder that is looked at.
+fn facts(file: u32, text: &str, root: &DeTable<'_>) -> Option<Problem> {
+    let nodes = root.get("nodes")?.get_ref().as_table()?;
+    let shows = |node: &DeTable<'_>| node.contains_key("observed_at") || node.contains_key("unseen");
+    let (name, _) = nodes.iter().find(|(_, node)| node.get_ref().as_table().is_some_and(shows))?;
+    let problem =
+        Problem::new("live facts are not state", syntax::origin(file, text, name.span()), "what a node shows, and not a node");
+    Some(problem.help("\"valkeeper observe\" printed this for \"plan --live\": move the file out of the folder of the state"))
 }
 
 impl Read {

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "which server this process may start is read from its environment here")]
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,11 @@ enum Right {
 impl Local {
     pub fn new(node: LocalNode) -> Self {
         Self { performer: Performer::new(Arc::new(node)), right: Mutex::new(Right::Missing) }
+    }
+
+    /// The real path of its folder.
+    pub fn root(&self) -> &Path {
+        self.performer.node().layout.root()
     }
 
     /// Looks at everything.

@@ -64,7 +64,8 @@ impl Nodes {
     pub fn renewed(places: &BTreeMap<NodeName, Place>, means: &Means, before: Option<&Self>) -> Self {
         let kept = |name: &NodeName, place: &Place| {
             let (was, seat) = before?.seats.get(name)?;
-            (was == place).then(|| seat.clone())
+            // Why a folder could not be used may have passed.
+            (was == place && !matches!(seat, Seat::Unseen(_))).then(|| seat.clone())
         };
         let new = |place: &Place| match place {
             Place::Folder(folder) => match LocalNode::new(folder, means.surroundings.clone()) {
@@ -78,7 +79,9 @@ impl Nodes {
             let seat = kept(name, place).unwrap_or_else(|| new(place));
             (name.clone(), (place.clone(), seat))
         };
-        Self { seats: places.iter().map(seat).collect(), fleet: None, looks: Mutex::default() }
+        let mut seats = places.iter().map(seat).collect();
+        keep_apart(&mut seats);
+        Self { seats, fleet: None, looks: Mutex::default() }
     }
 
     /// Members of another fleet are then never touched, even if a plan said so.
@@ -103,6 +106,23 @@ impl Nodes {
     /// How long the last look at each node took, whether it was seen or not.
     pub fn look_times(&self) -> BTreeMap<NodeName, Duration> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Two names for one folder would be two nodes that show the same and hold each other's lock: only the first is one.
+fn keep_apart(seats: &mut BTreeMap<NodeName, (Place, Seat)>) {
+    let mut known: BTreeMap<PathBuf, NodeName> = BTreeMap::new();
+    for (name, (_, seat)) in seats {
+        let Seat::Here(local) = &*seat else { continue };
+        let root = local.root().to_owned();
+        match known.get(&root) {
+            Some(first) => {
+                let why =
+                    format!("its folder {} is that of node {first} too, by another path: give each its own", root.display());
+                *seat = Seat::Unseen(why);
+            }
+            None => drop(known.insert(root, name.clone())),
+        }
     }
 }
 

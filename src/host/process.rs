@@ -250,17 +250,30 @@ pub fn tail(log: &Path, bytes: u64) -> String {
     tail_since(log, end.saturating_sub(bytes))
 }
 
+/// Does this server still read its data, as the end of its log says? A server that reads one large key answers nobody for
+/// long. It logs the one line before and the other behind that (`main` in server.c), unless it is to log warnings only.
+pub fn still_loads(log: &Path, pid: u32) -> bool {
+    let text = read_tail(log, 0).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let own = format!("{pid}:");
+    let last =
+        |words: &str| text.lines().collect::<Vec<_>>().iter().rposition(|line| line.starts_with(&own) && line.contains(words));
+    last("Server initialized").is_some_and(|begun| last("Ready to accept connections").is_none_or(|ready| ready < begun))
+}
+
+/// The end of a log, from this length of it on at the earliest.
+fn read_tail(log: &Path, start: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let end = file.metadata()?.len();
+    file.seek(SeekFrom::Start(start.max(end.saturating_sub(LOG_TAIL_BYTES))))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The last lines of what a log gained since it had this length.
 pub fn tail_since(log: &Path, start: u64) -> String {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let end = file.metadata()?.len();
-        file.seek(SeekFrom::Start(start.max(end.saturating_sub(LOG_TAIL_BYTES))))?;
-        let mut bytes = Vec::new();
-        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let Ok(bytes) = read() else { return "its log cannot be read".to_owned() };
+    let Ok(bytes) = read_tail(log, start) else { return "its log cannot be read".to_owned() };
     let shown = join_lines(String::from_utf8_lossy(&bytes).lines());
     if shown.is_empty() { "its log says nothing".to_owned() } else { shown }
 }

@@ -86,11 +86,14 @@ impl BinaryFacts {
     }
 }
 
-/// The candidate most like `name`, if it is like enough: at most a third of the letters differ.
+/// The candidate most like `name`, if it is like enough: one letter differs, or fewer than a third do.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance * 3 <= name.chars().count().max(candidate.chars().count()))
+        .filter(|(distance, candidate)| {
+            let letters = name.chars().count().max(candidate.chars().count());
+            *distance * 3 < letters || (*distance == 1 && letters > 2)
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -150,6 +153,8 @@ mod tests {
         let known = ["maxmemory", "maxclients", "timeout"];
         assert_eq!(nearest("maxmemroy", known.into_iter()), Some("maxmemory"));
         assert_eq!(nearest("colour", known.into_iter()), None);
+        assert_eq!(nearest("nosuch", ["touch"].into_iter()), None);
+        assert_eq!(nearest("gte", ["get"].into_iter()), Some("get"));
     }
 
     #[test]

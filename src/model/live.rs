@@ -4,22 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::acl::AclUser;
 use super::binary::BinaryFacts;
 use super::change::Twin;
 use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
+use super::reason_or;
 use super::record::FleetRecord;
 use super::spec::InstanceSpec;
 
 /// Seen, or the reason why not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Observed<T> {
     Unseen { unseen: String },
     Seen(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Observed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match reason_or::read(deserializer, "unseen")? {
+            Ok(facts) => Self::Seen(facts),
+            Err(unseen) => Self::Unseen { unseen },
+        })
+    }
 }
 
 /// What all nodes show at one look.
@@ -108,7 +118,7 @@ impl NodeFacts {
 }
 
 /// What stands on a node under an instance's name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[expect(clippy::large_enum_variant, reason = "it is always behind an Arc")]
 pub enum Member {
@@ -136,6 +146,15 @@ pub struct MemberFacts {
     /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit_broken: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match reason_or::read(deserializer, "unmarked")? {
+            Ok(facts) => Self::Marked(facts),
+            Err(unmarked) => Self::Unmarked { unmarked },
+        })
+    }
 }
 
 impl MemberFacts {
@@ -176,6 +195,21 @@ pub enum Server {
 }
 
 impl Server {
+    /// A server that reads its data: no more is known of it.
+    pub fn loading(pid: u32, version: String) -> Self {
+        Self::Up(Running {
+            pid,
+            version,
+            loading: true,
+            replica: false,
+            used_memory_bytes: 0,
+            program_replaced: false,
+            databases_used: None,
+            aof_rewriting: false,
+            connections: Connections::default(),
+        })
+    }
+
     /// Its state in a word, as in the form that is printed of it.
     pub fn word(&self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ pub mod operator;
 pub mod outcome;
 pub mod password;
 pub mod plan;
+mod reason_or;
 pub mod record;
 pub mod setting;
 pub mod size;

@@ -24,6 +24,7 @@ use crate::model::spec::InstanceSpec;
 
 /// How often a server that has no socket yet is tried again.
 const SOCKET_WAIT: Duration = Duration::from_millis(5);
+const STILL_LOADING: &str = "it is still loading its data";
 
 /// What runs on the node: looked up at most once for one look at it.
 #[derive(Debug, Default)]
@@ -184,6 +185,9 @@ async fn look_at_server(
             }
         }
     };
+    if matches!(error, ValkeyError::Timeout(_)) && node.layout.log(name).is_some_and(|log| process::still_loads(&log, pid)) {
+        return Seen::unseen(Server::loading(pid, binary.facts.version.clone()), STILL_LOADING);
+    }
     match &error {
         ValkeyError::NoAuth(why) | ValkeyError::NoPermission(why) => {
             Seen::unseen(Server::Locked { pid, why: why.clone() }, "the operator user is not let in")
@@ -196,10 +200,20 @@ async fn look_at_server(
         | ValkeyError::Loading
         | ValkeyError::Said(_)
         | ValkeyError::Strange(_) => {
-            let why = if matches!(error, ValkeyError::Timeout(_)) {
-                format!("it did not answer within {:?}", node.limits().look)
-            } else {
-                chain(&error)
+            let why = match &error {
+                ValkeyError::Timeout(_) => format!("it did not answer within {:?}", node.limits().look),
+                ValkeyError::Absent | ValkeyError::Refused => format!(
+                    "process {pid} runs, and its socket {} is not open: stop that process (kill {pid} lets it save its data as it is \
+                     set to), and the next apply starts it again",
+                    node.layout.socket(name).path().display()
+                ),
+                ValkeyError::Io(_)
+                | ValkeyError::NoAuth(_)
+                | ValkeyError::NoPermission(_)
+                | ValkeyError::Gone
+                | ValkeyError::Loading
+                | ValkeyError::Said(_)
+                | ValkeyError::Strange(_) => chain(&error),
             };
             Seen::unseen(Server::Silent { pid, why: why.clone() }, &why)
         }
@@ -262,7 +276,7 @@ async fn ask(
 }
 
 fn from_memory(memory: Memory) -> Seen {
-    let loading = || "it is still loading its data".to_owned();
+    let loading = || STILL_LOADING.to_owned();
     Seen {
         server: Server::Up(memory.running),
         spec: memory.spec.map_or_else(|| Half::Unseen { unseen: loading() }, Half::Seen),

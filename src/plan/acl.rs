@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Decision;
 use super::found::Place;
 use super::wanted::Wanted;
-use crate::model::acl::{AclUser, Loss, loss};
+use crate::model::acl::{AclUser, loss};
 use crate::model::action::{Action, UserChange, WantedUser};
 use crate::model::change::{Change, Half, Twin};
 use crate::model::desired::UndeclaredUsers;
@@ -130,7 +130,7 @@ fn remove(
     cause: Cause,
 ) {
     let costs = decision.step(name, place.node, Action::RemoveUser { user: user.clone(), before: found.clone() }, cause);
-    if found.memory.seen().is_some() && !Loss::of_everything().is_empty() {
+    if found.memory.seen().is_some() {
         costs.push(closes(running, user));
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -102,6 +103,31 @@ fn two_instances_on_one_port_are_refused_in_the_text() {
     told(site.run(&["check"]).expect(1), &["one", "two", "port"]);
     site.apply().expect(1);
     assert!(!site.path("state").exists());
+}
+
+#[test]
+fn a_server_that_is_silent_while_it_loads_is_waited_for() {
+    let site = site();
+    signal(site.pid("one"), "-KILL");
+    std::thread::sleep(Duration::from_millis(200));
+    let (config, log) = (site.path("state/config/one.conf"), site.path("state/log/one.log"));
+    let log = || fs::OpenOptions::new().append(true).open(&log).unwrap();
+    // One key takes it four seconds, in which it answers nobody.
+    let mut server = Command::new("valkey-server")
+        .arg(fs::canonicalize(config).unwrap())
+        .args(["--key-load-delay", "4000000", "--loading-process-events-interval-bytes", "1000000000"])
+        .current_dir(fs::canonicalize(site.path("state/data/one")).unwrap())
+        .stdout(log())
+        .stderr(log())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    site.run(&["plan"]).expect(2).says("is still loading its data");
+    site.applied();
+    site.settled();
+    data_is_there(&site, "one");
+    signal(server.id(), "-KILL");
+    server.wait().unwrap();
 }
 
 /// What no table of kinds can tell: the server's own start is asked, away from the data.

@@ -226,7 +226,11 @@ fn a_revision_that_deletes_too_much_waits_for_its_own_approval() {
     site.applied();
     assert!(site.path("state/instances/n0.toml").exists());
     site.run(&["approve", "000000000000"]).expect(1).says(&revision);
-    site.run(&["approve", &revision]).expect(0);
+    // What is printed can be copied as it stands.
+    let whole = site.run(&["plan", "fleet.toml", "--local-root", "."]).expect(2).out;
+    let command = whole.split('"').find(|words| words.starts_with("valkeeper approve")).unwrap().to_owned();
+    assert_eq!(command, format!("valkeeper approve {revision} fleet.toml --local-root ."));
+    site.run(&command.split(' ').skip(1).collect::<Vec<_>>()).expect(0);
     site.applied().says("delete (node here): done");
     assert!(!site.path("state/instances/n0.toml").exists());
     site.settled();
@@ -256,6 +260,17 @@ fn two_nodes_on_this_machine_share_their_ports() {
     site.settled();
     let two = site.read("there/config/two.conf");
     assert!(two.contains(&format!("\nport {}\n", site.first_port + 1)), "{two}");
+}
+
+#[test]
+fn one_folder_under_two_names_is_one_node() {
+    let site = Site::new(&simple());
+    site.applied();
+    std::os::unix::fs::symlink("state", site.path("other")).unwrap();
+    let second = "[nodes.there]\nlocal = \"./other\"\n[shards.b]\nnodes = [\"there\"]\nports = \"6400-6409\"\n";
+    site.declare(&format!("{}{second}[instances.two]\nshard = \"b\"\n", simple()));
+    site.apply().expect(4).says("node there").says("is that of node here too");
+    assert!(site.path("state/instances/one.toml").exists() && !site.path("state/instances/two.toml").exists());
 }
 
 #[test]
@@ -329,6 +344,10 @@ fn facts_in_a_file_give_the_same_plan_and_hold_no_secret() {
     site.declare(&format!("{}[instances.two]\nshard = \"a\"\n", one("config = { hz = 30 }", "\"+@read\"")));
     let live = site.run(&["plan"]).expect(2).out;
     assert_eq!(site.run(&["plan", "--live", "live.txt"]).expect(2).out, live);
+    site.write("live.txt", observed.replacen("machine = ", "machin = ", 1));
+    site.run(&["plan", "--live", "live.txt"]).expect(1).says("line 1").says("[nodes.here]").says("missing field `machine`");
+    site.write("live.txt", observed.replacen("used_memory_bytes = ", "used_memory_bytes = true #", 1));
+    site.run(&["plan", "--live", "live.txt"]).expect(1).says("[nodes.here.members.one.server]").says("expected u64");
     site.write("live.txt", "nonsense = true\n");
     site.run(&["plan", "--live", "live.txt"]).expect(1).says("live.txt");
     site.run(&["plan", "--live", "nowhere"]).expect(1).says("nowhere");

@@ -1,6 +1,8 @@
 //! What somebody changes by hand is found, shown as drift and put right; and what a change costs the clients, to the letter.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::site::{Client, Ran, Site};
@@ -256,6 +258,48 @@ fn a_restart_is_announced_and_keeps_the_data() {
     site.settled();
     assert_ne!(site.pid("one"), pid);
     assert_eq!(site.client("one", "app", PASSWORD).ask("DBSIZE"), ":50");
+}
+
+#[test]
+fn what_comes_up_after_the_question_is_asked_again() {
+    let site = site();
+    site.declare(&base().replace("hz = 20", "hz = 30"));
+    let mut apply = std::process::Command::new("script")
+        .args(["-qec", concat!(env!("CARGO_BIN_EXE_valkeeper"), " apply"), "/dev/null"])
+        .current_dir(site.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keys, mut screen) = (apply.stdin.take().unwrap(), apply.stdout.take().unwrap());
+    let mut until = |words: &str| {
+        let (mut shown, mut byte) = (String::new(), [0]);
+        while !shown.ends_with(words) {
+            assert_eq!(screen.read(&mut byte).unwrap(), 1, "{words:?} is missing in:\n{shown}");
+            shown.push(char::from(byte[0]));
+        }
+        shown
+    };
+    assert!(until("Apply this? [y/N] ").contains("hz: 20 -> 30"));
+    site.operator("one").ask("ACL SETUSER app -flushall");
+    keys.write_all(b"y\n").unwrap();
+    let asked = until("Apply this too? [y/N] ");
+    assert!(asked.contains("user app") && asked.contains("drift"), "{asked}");
+    keys.write_all(b"n\n").unwrap();
+    apply.wait().unwrap();
+    site.run(&["plan"]).expect(2).says("~ user app");
+}
+
+#[test]
+fn a_server_whose_socket_is_gone_is_told_with_its_process() {
+    let site = site();
+    let pid = site.pid("one");
+    fs::remove_file(site.path("state/run/one.sock")).unwrap();
+    site.run(&["plan"]).expect(4).says(&format!("process {pid} runs, and its socket")).says(&format!("kill {pid}"));
+    signal(pid, "-TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    site.applied();
+    site.settled();
 }
 
 /// Which limits close connections is found here by closing some; that others stay open is part of it.

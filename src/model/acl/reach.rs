@@ -27,11 +27,6 @@ impl Loss {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-
-    /// All that a removed user loses.
-    pub fn of_everything() -> Self {
-        Self { login: true, ..Self::default() }
-    }
 }
 
 /// What `after` no longer allows of what `before` did.

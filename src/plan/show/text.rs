@@ -2,7 +2,7 @@
 
 use super::words;
 use super::{Verb, View, by_subject, diff, summary};
-use crate::model::action::{Action, Creation, Opening};
+use crate::model::action::{Action, Creation, Opening, UserChange};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::{Half, Twin};
 use crate::model::desired::{Desired, Reach};
@@ -143,7 +143,8 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         }
         Action::SetUser(change) => {
             let new = change.change.before().memory.is_absent();
-            out.line(3, &format!("{} user {} {tail}", if new { '+' } else { '~' }, change.user));
+            let by_hand = if meddled_with(step, change, live) { " (drift too: somebody changed it by hand)" } else { "" };
+            out.line(3, &format!("{} user {} {tail}{by_hand}", if new { '+' } else { '~' }, change.user));
             diff::user(change.change.before(), &change.wanted.user).iter().for_each(|line| out.line(5, line));
             if let Some(taken) = diff::taken(change.change.before(), &change.wanted.user, binary) {
                 out.line(5, &format!("! takes away {taken}"));
@@ -166,6 +167,14 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         }
         Action::Restore { uid } => out.line(3, &format!("+ the data set aside as {uid} {tail}")),
     }
+}
+
+/// Did somebody change or remove the user of whom something else is asked now?
+fn meddled_with(step: &Step, change: &UserChange, live: &Live) -> bool {
+    let Subject::Instance(name) = &step.subject else { return false };
+    let member = live.seen(&step.node).and_then(|(facts, _)| facts.member(name));
+    let applied = member.and_then(|member| member.marker.applied.users.get(&change.user));
+    step.cause == Cause::Requested && applied.is_some_and(|applied| change.change.before().memory.seen() != Some(applied))
 }
 
 fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, binary: Option<&BinaryFacts>) {

@@ -30,7 +30,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "daemon::status",
             "metrics",
             "http",
-            "reconcile",
             "roots",
             "repo",
             "desired",
