@@ -53,10 +53,11 @@ impl Acting {
     pub(super) async fn make_data_folder(&self) -> Result<(), Halt> {
         self.on_disk(|node, name| {
             let folder = node.layout.data(name);
-            Ok(match node.owned_by_servers() {
+            match node.owned_by_servers() {
                 Some(owner) => files::make_folder_for(&folder, 0o750, Some(owner))?,
                 None => files::make_folder(&folder)?,
-            })
+            }
+            Ok(())
         })
         .await
     }
@@ -78,12 +79,21 @@ impl Acting {
     /// The unit that the config on disk asks for.
     pub(super) async fn write_unit(&self) -> Result<(), Halt> {
         let binary = self.binary.clone();
-        self.on_disk(move |node, name| {
-            let spec = disk::spec(&node.layout, name, &binary.facts);
-            Ok(node.unit_files(name, spec.seen(), &binary).map_or(Ok(()), |unit| unit.write())?)
-        })
-        .await?;
-        Ok(self.node.supervisor.adopt(self.server()).await?)
+        let (is_masked, is_enabled) = self
+            .on_disk(move |node, name| {
+                let spec = disk::spec(&node.layout, name, &binary.facts);
+                let Some(unit) = node.unit_files(name, spec.seen(), &binary) else { return Ok((false, true)) };
+                unit.write()?;
+                Ok((unit.is_masked(), unit.is_enabled()))
+            })
+            .await?;
+        if is_masked {
+            self.node.supervisor.unmask(self.server()).await?;
+        }
+        if !is_enabled {
+            self.node.supervisor.enable(self.server()).await?;
+        }
+        Ok(self.node.supervisor.reread(self.server()).await?)
     }
 
     /// Starts the server and waits until it has loaded its data. From then on the member is a grown one.
@@ -214,13 +224,12 @@ impl Acting {
     /// A server refuses more clients than it may open files for. Its unit says the new number, but only to the next start.
     async fn raise_files(&self, settings: &Settings) -> Result<(), Halt> {
         let clients = settings.get("maxclients").and_then(|number| number.parse().ok());
-        match (clients, self.node.layout.units()) {
-            (Some(clients), Some(_)) => {
-                let pid = self.find().await?;
-                self.on_disk(move |_, _| Ok(pid.map_or((), |pid| process::raise_files(pid, unit::files_for(clients))))).await
-            }
-            (_, _) => Ok(()),
+        if let (Some(clients), Some(_)) = (clients, self.node.layout.units())
+            && let Some(pid) = self.find().await?
+        {
+            process::raise_files(pid, unit::files_for(clients));
         }
+        Ok(())
     }
 
     /// Waits until the AOF is complete: no rewrite runs or is due, and the last one went well (facts D).

@@ -10,7 +10,7 @@ use super::draft::{Draft, Named, ShardDraft};
 use super::problem::{Problem, quoted};
 use super::reader::{Entry, Field, Fields, Path, Reader};
 use super::schema;
-use crate::model::desired::{DesiredNode, Guard, Located, Mode, Origin, Reach, Shard, UndeclaredUsers};
+use crate::model::desired::{DesiredNode, Guard, Located, Mode, Origin, Reach, Shard, UndeclaredUsers, WithoutRoom};
 use crate::model::name::{FleetName, NameError, NodeName, ShardName, TenantName};
 use crate::model::size::parse_duration;
 
@@ -119,6 +119,7 @@ fn read_guard<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -
     let (max_deletes, max_restarts) = (count(&schema::MAX_DELETES), count(&schema::MAX_RESTARTS));
     let retain = reader.get(fields, &schema::RETAIN_DELETED).and_then(|field| read_retention(reader, field));
     let undeclared = reader.get(fields, &schema::UNDECLARED_USERS).and_then(|field| reader.choice(field));
+    let without_room = reader.get(fields, &schema::WITHOUT_ROOM).and_then(|field| reader.choice(field));
     Guard {
         prune: prune.unwrap_or(usual.prune),
         max_deletes: max_deletes.unwrap_or(usual.max_deletes),
@@ -127,6 +128,10 @@ fn read_guard<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -
         undeclared_users: match undeclared {
             Some("remove") => UndeclaredUsers::Remove,
             Some(_) | None => usual.undeclared_users,
+        },
+        without_room: match without_room {
+            Some("warn") => WithoutRoom::Warn,
+            Some(_) | None => usual.without_room,
         },
     }
 }

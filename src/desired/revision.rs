@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::desired::{
     Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Mode, Reach, Shard, UndeclaredUsers,
+    WithoutRoom,
 };
 
 /// How many hex digits name a revision: 48 bits, enough to tell the revisions of one fleet apart.
@@ -49,7 +50,7 @@ fn mode_word(mode: Mode) -> &'static str {
 }
 
 fn add_guard(text: &mut Canonical, guard: &Guard) {
-    let Guard { prune, max_deletes, max_restarts, retain_deleted, undeclared_users } = guard;
+    let Guard { prune, max_deletes, max_restarts, retain_deleted, undeclared_users, without_room } = guard;
     let undeclared = match undeclared_users {
         UndeclaredUsers::Keep => "keep",
         UndeclaredUsers::Remove => "remove",
@@ -57,6 +58,10 @@ fn add_guard(text: &mut Canonical, guard: &Guard) {
     let numbers = [max_deletes.to_string(), max_restarts.to_string(), retain_deleted.as_millis().to_string()];
     let [deletes, restarts, retain] = &numbers;
     text.line("guard", &[yes(*prune), deletes, restarts, retain, undeclared]);
+    match without_room {
+        WithoutRoom::Hold => {}
+        WithoutRoom::Warn => text.line("without_room", &["warn"]),
+    }
 }
 
 fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
@@ -183,6 +188,8 @@ selectors = [{ privileges = ["+ping"] }]
             ("max_deletes = 3", "retain_deleted = \"8d\""),
             ("max_deletes = 3", "max_restarts = 3"),
             ("max_deletes = 3", "undeclared_users = \"remove\""),
+            ("max_deletes = 3", "without_room = \"warn\""),
+            ("local = \"./n\"", "local = \"./n\"\ndrain = true"),
             ("\"./n\"", "\"./o\""),
             ("\"m\"", "\"mm\""),
             ("10.0.0.1", "10.0.0.2"),

@@ -150,7 +150,8 @@ pub static MODE: Key = key(
 )
 .default("\"correct\"");
 
-pub static GUARD_TABLE: Table = table("The brakes.", &[&PRUNE, &MAX_DELETES, &MAX_RESTARTS, &RETAIN_DELETED, &UNDECLARED_USERS]);
+pub static GUARD_TABLE: Table =
+    table("The brakes.", &[&PRUNE, &MAX_DELETES, &MAX_RESTARTS, &RETAIN_DELETED, &UNDECLARED_USERS, &WITHOUT_ROOM]);
 pub static PRUNE: Key =
     key("prune", "Delete an instance whose block vanished from the text; otherwise it is reported and kept.", Shape::Boolean)
         .default("false");
@@ -171,6 +172,13 @@ pub static UNDECLARED_USERS: Key = key(
     Shape::Choice(&["keep", "remove"]),
 )
 .default("\"keep\"");
+
+pub static WITHOUT_ROOM: Key = key(
+    "without_room",
+    "What happens where the instances of a node may take more memory together than it has, or a new one has no room on its disk for two copies of its data.",
+    Shape::Choice(&["hold", "warn"]),
+)
+.default("\"hold\"");
 
 pub static NODE_TABLE: Table = Table {
     exactly_one: &["ssh", "local"],

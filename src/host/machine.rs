@@ -51,11 +51,10 @@ pub fn disk(folder: &Path) -> Option<(u64, u64)> {
     Some((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
-/// The memory of this machine; nothing where the kernel does not tell. Bytes.
-pub fn memory() -> Option<u64> {
+/// The memory of this machine. Bytes.
+pub fn memory() -> u64 {
     let info = rustix::system::sysinfo();
-    let units = u64::try_from(info.totalram).ok()?;
-    Some(units.saturating_mul(u64::from(info.mem_unit)))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// A new password that nobody knows.

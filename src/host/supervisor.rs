@@ -283,17 +283,37 @@ impl Supervisor {
         }
     }
 
-    /// Makes the files of a unit count: switched on, and read by systemd.
+    /// Nothing forbids the unit to start any more.
     ///
     /// # Errors
-    /// When systemd cannot be asked, or refuses.
-    pub async fn adopt(&self, server: Server<'_>) -> Result<(), SupervisorError> {
+    /// When systemd cannot be asked, or refuses; so for those that follow.
+    pub async fn unmask(&self, server: Server<'_>) -> Result<(), SupervisorError> {
+        match self {
+            Self::Processes => Ok(()),
+            Self::Systemd(systemd) => Ok(systemd.unmask(&UnitName::of(server.name)).await?),
+        }
+    }
+
+    /// The server comes up with the machine.
+    ///
+    /// # Errors
+    /// As [`Supervisor::unmask`].
+    pub async fn enable(&self, server: Server<'_>) -> Result<(), SupervisorError> {
+        match self {
+            Self::Processes => Ok(()),
+            Self::Systemd(systemd) => Ok(systemd.enable(&UnitName::of(server.name)).await?),
+        }
+    }
+
+    /// What the files of the unit say counts from here on.
+    ///
+    /// # Errors
+    /// As [`Supervisor::unmask`].
+    pub async fn reread(&self, server: Server<'_>) -> Result<(), SupervisorError> {
         match self {
             Self::Processes => Ok(()),
             Self::Systemd(systemd) => {
-                let unit = UnitName::of(server.name);
-                systemd.enable(&unit).await?;
-                if systemd.needs_reload(&unit).await? {
+                if systemd.needs_reload(&UnitName::of(server.name)).await? {
                     systemd.reload().await?;
                 }
                 Ok(())

@@ -175,7 +175,7 @@ impl Systemd {
         if let Some(connection) = &*known {
             return Ok(connection.clone());
         }
-        let connecting = zbus::connection::Builder::system().method_timeout(ANSWER).build();
+        let connecting = Box::pin(zbus::connection::Builder::system().method_timeout(ANSWER).build());
         match tokio::time::timeout(ANSWER, connecting).await {
             Ok(Ok(connection)) => Ok(known.insert(connection).clone()),
             Ok(Err(error)) => Err(SystemdError::Unreachable(error)),
@@ -190,7 +190,8 @@ impl Systemd {
         call: impl AsyncFnOnce(&Connection) -> zbus::Result<T>,
     ) -> Result<T, SystemdError> {
         let connection = self.connection().await?;
-        match tokio::time::timeout(ANSWER, call(&connection)).await {
+        // Boxed, because the library's futures are deep, and theirs who call us contain them.
+        match tokio::time::timeout(ANSWER, Box::pin(call(&connection))).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if matches!(error, zbus::Error::InputOutput(_)) {
@@ -304,15 +305,21 @@ impl Systemd {
         }
     }
 
-    /// The unit comes up with the machine, and nothing forbids it to.
+    /// Nothing forbids the unit to start any more.
     ///
     /// # Errors
-    /// As [`Systemd::version`]; or when the links cannot be made.
+    /// As [`Systemd::version`]; or when a link cannot be removed.
+    pub async fn unmask(&self, unit: &UnitName) -> Result<(), SystemdError> {
+        let name = [unit.as_str()];
+        self.manage("unmask the unit", async |manager| manager.unmask_unit_files(&name, false).await).await.map(drop)
+    }
+
+    /// The unit comes up with the machine.
+    ///
+    /// # Errors
+    /// As [`Systemd::version`]; or when the link cannot be made.
     pub async fn enable(&self, unit: &UnitName) -> Result<(), SystemdError> {
         let name = [unit.as_str()];
-        for runtime in [false, true] {
-            self.manage("unmask the unit", async |manager| manager.unmask_unit_files(&name, runtime).await).await?;
-        }
         self.manage("enable the unit", async |manager| manager.enable_unit_files(&name, false, true).await).await.map(drop)
     }
 

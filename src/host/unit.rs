@@ -115,10 +115,20 @@ impl UnitFiles {
                 instead.display()
             ));
         }
-        if !files::exists(&self.folder.join(WANTS).join(self.unit.as_str())) {
+        if !self.is_enabled() {
             return Some(format!("{} is not enabled, so it would not come back with the machine", self.unit));
         }
         differs(self.template(), TEMPLATE).or_else(|| differs(self.own(), &self.drop_in))
+    }
+
+    /// Does it come up with the machine?
+    pub fn is_enabled(&self) -> bool {
+        files::exists(&self.folder.join(WANTS).join(self.unit.as_str()))
+    }
+
+    /// Is something in the place of the template, such as a mask?
+    pub fn is_masked(&self) -> bool {
+        files::exists(&self.folder.join(self.unit.as_str()))
     }
 
     /// Writes what is not right.

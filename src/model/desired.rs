@@ -53,6 +53,7 @@ pub struct Guard {
     /// How long data of a deleted member is kept.
     pub retain_deleted: Duration,
     pub undeclared_users: UndeclaredUsers,
+    pub without_room: WithoutRoom,
 }
 
 impl Default for Guard {
@@ -63,6 +64,7 @@ impl Default for Guard {
             max_restarts: 1,
             retain_deleted: Duration::from_secs(7 * 24 * 60 * 60),
             undeclared_users: UndeclaredUsers::Keep,
+            without_room: WithoutRoom::Hold,
         }
     }
 }
@@ -72,6 +74,14 @@ impl Default for Guard {
 pub enum UndeclaredUsers {
     Keep,
     Remove,
+}
+
+/// What happens to an instance for which a node has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutRoom {
+    Hold,
+    /// It is made all the same, and the plan says that the node is short of memory.
+    Warn,
 }
 
 #[derive(Debug, Clone)]

@@ -182,6 +182,13 @@ pub enum HeldReason {
     PlacedElsewhere {
         nodes: Vec<NodeName>,
     },
+    /// It would not fit on the node. `needed_bytes`: with all that is there already, for memory.
+    NoRoom {
+        node: NodeName,
+        resource: Resource,
+        needed_bytes: u64,
+        there_bytes: u64,
+    },
     /// `drain = true`: nothing new is placed on the node.
     Draining {
         node: NodeName,
@@ -220,6 +227,7 @@ impl HeldReason {
             Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
             Self::PlacedElsewhere { .. } => "placed-elsewhere",
+            Self::NoRoom { .. } => "no-room",
             Self::Draining { .. } => "draining",
             Self::Suspended { .. } => "suspended",
             Self::ObserveOnly => "observe-only",
@@ -248,10 +256,18 @@ impl HeldReason {
             | Self::Refused { .. }
             | Self::Loading { .. }
             | Self::PlacedElsewhere { .. }
+            | Self::NoRoom { .. }
             | Self::Draining { .. }
             | Self::NotOffered { .. } => false,
         }
     }
+}
+
+/// What a node can be short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Memory,
+    Disk,
 }
 
 /// A declaration that a node's own server would refuse, at its place in the source.
@@ -267,6 +283,8 @@ pub struct Refusal {
 pub enum Note {
     /// A user nobody declared and we did not create; kept because the guard says so.
     UndeclaredUser { instance: InstanceName, user: UserName },
+    /// Its instances may take more memory together than the node has.
+    MemoryShort { node: NodeName, declared_bytes: u64, total_bytes: u64 },
     /// Data of a deleted instance of this name is still kept.
     SetAside { instance: InstanceName, uid: String },
 }

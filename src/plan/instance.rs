@@ -2,12 +2,13 @@
 
 use super::found::{Place, Places};
 use super::identity;
+use super::open::Upgrade;
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, acl, forward, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
-use crate::model::live::{Folder, MemberFacts, Observed, Server};
+use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
@@ -177,6 +178,12 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
     };
+    let spec = wanted.take_spec(port, address);
+    if let (None, Some((facts, binary))) = (begun, scene.live.seen(node))
+        && let Err(reason) = scene.room.enter(node, facts, &spec, binary.persists(&spec))
+    {
+        return decision.hold(name, "create", reason);
+    }
     let uid = match begun {
         Some(member) => {
             scene.roster.adopt(name, seat, &member.marker.uid, node, port);
@@ -193,7 +200,7 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         uid,
         tenant: instance.tenant.clone(),
         protect: instance.protect,
-        spec: wanted.take_spec(port, address),
+        spec,
         users: wanted.users,
     };
     decision.step(name, node, Action::CreateInstance(Box::new(creation)), Cause::Requested);
@@ -233,15 +240,40 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
             if let Some(why) = &member.unit_broken {
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
-            acl::decide(decision, name, place, running, wanted, scene.desired.guard.undeclared_users);
-            if open::is_to_be_upgraded(place, running) {
-                open::upgrade(scene, decision, name, place, running, wanted, &spec);
-            } else {
-                settings::decide(scene, decision, name, place, running, &spec);
-            }
+            up(scene, decision, name, place, running, wanted, &spec);
         }
     }
     mark(decision, name, instance, place, wanted, &spec);
+}
+
+/// A server that runs, answers, and has its data where it belongs.
+fn up(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    place: &Place<'_>,
+    running: &Running,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+) {
+    let undeclared = scene.desired.guard.undeclared_users;
+    // An old version need not know what users of the new one may do, nor its settings: they come with the restart.
+    let users = if running.version == place.binary.version {
+        acl::decide(decision, name, place, running, wanted, undeclared);
+        None
+    } else {
+        Some(open::files(scene, place, wanted))
+    };
+    let is_other_version = users.is_some();
+    let upgrade = open::upgrade(scene, decision, name, place, running, spec, users.unwrap_or_default());
+    if is_other_version && upgrade != Upgrade::Now {
+        acl::decide(decision, name, place, running, wanted, undeclared);
+    }
+    match upgrade {
+        Upgrade::Now => {}
+        Upgrade::Waits if is_other_version => {}
+        Upgrade::Waits | Upgrade::Never => settings::decide(scene, decision, name, place, running, spec),
+    }
 }
 
 fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec) -> bool {

@@ -11,6 +11,7 @@ mod limits;
 mod open;
 mod ports;
 mod record;
+mod room;
 mod settings;
 pub mod show;
 mod wanted;
@@ -63,6 +64,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         approved,
         ports: Ports::new(desired, live, &record),
         budget: guard::Budget::new(desired, live),
+        room: room::Room::new(desired, live),
         roster: record::Roster::new(&record),
     };
     let mut result = Decision::default();
@@ -73,6 +75,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
     if result.steps.is_empty() && live.nodes.len() == live.seen_nodes().count() && !result.held.iter().any(awaits_approval) {
         scene.roster.settled(&desired.revision, hand);
     }
+    result.notes.extend(scene.room.notes());
     let changed = scene.roster.finish(live);
     let mut steps = match desired.mode {
         Mode::Correct => record::steps(&record, changed, live, desired),
@@ -113,6 +116,7 @@ struct Scene<'a> {
     approved: bool,
     ports: Ports<'a>,
     budget: guard::Budget,
+    room: room::Room<'a>,
     roster: record::Roster<'a>,
 }
 

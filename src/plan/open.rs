@@ -7,7 +7,7 @@ use super::found::Place;
 use super::wanted::Wanted;
 use super::{Decision, Scene, acl, guard};
 use crate::model::acl::AclUser;
-use crate::model::action::{Action, Opening, Upgrade, WantedUsers};
+use crate::model::action::{self, Action, Opening, WantedUsers};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Half;
 use crate::model::desired::UndeclaredUsers;
@@ -40,7 +40,7 @@ pub(super) fn start(
 }
 
 /// The ACL file to write before a start, if the one on disk is not right, and the users to leave out of it.
-fn files(scene: &Scene<'_>, place: &Place<'_>, wanted: &Wanted) -> (Option<WantedUsers>, Vec<UserName>) {
+pub(super) fn files(scene: &Scene<'_>, place: &Place<'_>, wanted: &Wanted) -> (Option<WantedUsers>, Vec<UserName>) {
     let member = place.member;
     let right =
         |(user, want): (&str, &Arc<AclUser>)| member.users.get(user).is_some_and(|twin| twin.disk == Half::Seen(want.clone()));
@@ -85,46 +85,64 @@ pub(super) fn reopen(
     costs.push(cost);
 }
 
-/// Does it run another program than is installed, and is its AOF at rest? What an unfinished one holds would be lost.
-pub(super) fn is_to_be_upgraded(place: &Place<'_>, running: &Running) -> bool {
-    let aof = |half: &Half<InstanceSpec>| half.seen().is_some_and(InstanceSpec::aof);
-    let spec = &place.member.spec;
-    running.is_outdated(place.binary) && aof(&spec.disk) == aof(&spec.memory) && !running.aof_rewriting
+/// When a running server gives way to the installed one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    Now,
+    /// Other restarts come first.
+    Waits,
+    /// It is the installed one, or may not give way to it.
+    Never,
 }
 
-/// Restarts a server with the program that is installed. All that its declaration asks for comes with it: what the running
-/// one shows cannot be judged by another's facts.
+/// Restarts a server with the program that is installed, if it runs another one. `users`: what goes into the ACL file.
 pub(super) fn upgrade(
     scene: &mut Scene<'_>,
     decision: &mut Decision,
     name: &InstanceName,
     place: &Place<'_>,
     running: &Running,
-    wanted: &Wanted,
     spec: &InstanceSpec,
-) {
+    (users, without): (Option<WantedUsers>, Vec<UserName>),
+) -> Upgrade {
     let member = place.member;
+    let aof = |half: &Half<InstanceSpec>| half.seen().is_some_and(InstanceSpec::aof);
+    // What an AOF holds that is not finished would be lost.
+    let at_rest = aof(&member.spec.disk) == aof(&member.spec.memory) && !running.aof_rewriting;
+    if !running.is_outdated(place.binary) || !at_rest {
+        return Upgrade::Never;
+    }
     let (from, to) = (running.version.clone(), place.binary.version.clone());
     let what = format!("restart with valkey-server {to}");
-    if is_older(&to, &from) {
-        return decision.hold(name, what, HeldReason::Downgrade { runs: from, installed: to });
-    }
-    let after = match startable(member, place.binary, spec) {
+    let after = match upgradable(place, &from, spec) {
         Ok(after) => after,
-        Err(why) => return decision.hold(name, what, HeldReason::DataGone { why }),
+        Err(reason) => {
+            decision.hold(name, what, reason);
+            return Upgrade::Never;
+        }
     };
-    if !member.persists(place.binary) {
+    let Some(cost) = guard::may_restart(scene, decision, name, place, true, &what) else { return Upgrade::Waits };
+    let before = member.spec.disk.seen().cloned().unwrap_or_default();
+    let upgrade = action::Upgrade { opening: Opening { before, after, users, without }, from, to };
+    decision.step(name, place.node, Action::UpgradeInstance(Box::new(upgrade)), Cause::Drift).push(cost);
+    Upgrade::Now
+}
+
+/// The config that the installed server is to be started with.
+///
+/// # Errors
+/// Why it would not come up with the data. An approved revision is no consent to that: nobody asked for this restart.
+fn upgradable(place: &Place<'_>, from: &str, spec: &InstanceSpec) -> Result<InstanceSpec, HeldReason> {
+    let installed = &place.binary.version;
+    if is_older(installed, from) {
+        return Err(HeldReason::Downgrade { runs: from.to_owned(), installed: installed.clone() });
+    }
+    if !place.member.persists(place.binary) {
         let why = "it keeps nothing on disk and would come up empty with the installed server: let it save (appendonly, save), \
                    or restart it by hand when that may happen";
-        return decision.hold(name, what, HeldReason::DataGone { why: why.to_owned() });
+        return Err(HeldReason::DataGone { why: why.to_owned() });
     }
-    let Some(cost) = guard::may_restart(scene, decision, name, place, true, &what) else { return };
-    let before = member.spec.disk.seen().cloned().unwrap_or_default();
-    let (users, without) = files(scene, place, wanted);
-    let opening = Opening { before, after, users, without };
-    let upgrade = Upgrade { opening, from, to };
-    let costs = decision.step(name, place.node, Action::UpgradeInstance(Box::new(upgrade)), Cause::Drift);
-    costs.push(cost);
+    startable(place.member, place.binary, spec).map_err(|why| HeldReason::DataGone { why })
 }
 
 /// By the numbers of a version. What is no number is not compared.

@@ -11,9 +11,9 @@ use crate::model::record::FleetRecord;
 use crate::model::spec::InstanceSpec;
 
 /// A machine, whose ports its nodes share: nothing stands for this one, where all local nodes are.
-type Machine<'a> = Option<&'a NodeName>;
+pub(super) type Machine<'a> = Option<&'a NodeName>;
 
-fn machine<'a>(desired: &Desired, node: &'a NodeName) -> Machine<'a> {
+pub(super) fn machine<'a>(desired: &Desired, node: &'a NodeName) -> Machine<'a> {
     let is_local = desired.nodes.get(node).is_some_and(DesiredNode::is_local);
     (!is_local).then_some(node)
 }

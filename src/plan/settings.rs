@@ -43,6 +43,9 @@ pub(super) fn decide(
         let (used, revision) = (running.databases_used, scene.desired.revision.clone());
         return decision.hold(name, what, HeldReason::KeysInDatabases { from, to, used, revision });
     }
+    if let Err(reason) = scene.room.change(place.node, member, declared) {
+        return decision.hold(name, "change settings", reason);
+    }
     if restart {
         // What can be set live is set before the stop, persistence too.
         let persists = place.binary.persists(declared);

@@ -397,3 +397,35 @@ fn no_name_hides_a_user_and_none_moves_the_cursor() {
     site.settled();
     assert!(!site.operator("one").ask("ACL USERS").contains("ranger"));
 }
+
+/// A package puts a new file in the place of the old one, which runs on without a name.
+#[test]
+fn a_server_whose_program_was_replaced_is_restarted_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("valkey-server");
+    let install = |tail: &str| {
+        let mut bytes = fs::read(crate::support::SERVER).unwrap();
+        bytes.extend(tail.bytes());
+        let new = folder.path().join("new");
+        fs::write(&new, bytes).unwrap();
+        fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::rename(new, &program).unwrap();
+    };
+    install("");
+    let mut site = Site::new(&base());
+    site.serve_with(&program);
+    site.applied();
+    let mut client = site.client("one", "app", PASSWORD);
+    client.ask("SET kept 1");
+    let pids = (site.pid("one"), site.pid("other"));
+    install("");
+    site.settled();
+    install("another build");
+    let plan = site.run(&["plan"]).expect(2).says("another build").says("guard.max_restarts = 1");
+    assert!(!plan.out.contains("requested"), "{}", plan.out);
+    assert_eq!((site.pid("one"), site.pid("other")), pids);
+    site.applied();
+    site.settled();
+    assert!(site.pid("one") != pids.0 && site.pid("other") != pids.1);
+    assert_eq!(site.client("one", "app", PASSWORD).ask("GET kept"), "1");
+}

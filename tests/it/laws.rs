@@ -99,8 +99,8 @@ fn checked_plan(sim: &Sim, desired: &Desired) -> Plan {
     if made.steps.iter().any(|step| live.seen(&step.node).is_none()) {
         sim.law("a step on an unseen node".into());
     }
-    let restarts =
-        made.steps.iter().filter(|step| step.action.kind().ends_with("restart") || step.action.kind() == "reopen-instance");
+    let restarting = |kind: &str| kind.ends_with("restart") || matches!(kind, "reopen-instance" | "upgrade-instance");
+    let restarts = made.steps.iter().filter(|step| restarting(step.action.kind()));
     if restarts.count() > desired.guard.max_restarts as usize {
         sim.law("more restarts than the budget".into());
     }

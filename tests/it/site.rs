@@ -26,6 +26,8 @@ pub struct Site {
     pub first_port: u16,
     /// Where its throwaway servers have their folders.
     pub scratch: TempDir,
+    /// The server that is started, if not the one of this machine.
+    server: Option<PathBuf>,
 }
 
 /// How a command ended.
@@ -80,7 +82,7 @@ impl Site {
     /// In a folder below this one.
     pub fn below(folder: &Path, tables: &str) -> Self {
         let (folder, scratch) = (tempfile::tempdir_in(folder).unwrap(), tempfile::tempdir().unwrap());
-        let site = Self { folder, first_port: ports(), scratch };
+        let site = Self { folder, first_port: ports(), scratch, server: None };
         site.declare(tables);
         site
     }
@@ -113,8 +115,14 @@ impl Site {
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_valkeeper"));
         command.args(arguments).current_dir(self.folder.path()).env("TMPDIR", self.scratch.path());
+        command.envs(self.server.iter().map(|server| ("VALKEY_SERVER", server)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Servers are started from this file from now on.
+    pub fn serve_with(&mut self, program: &Path) {
+        self.server = Some(program.to_owned());
     }
 
     /// Runs `valkeeper` in the folder, without a terminal.

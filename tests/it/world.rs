@@ -51,7 +51,7 @@ pub fn empty(binary: &BinaryFacts) -> Live {
         records: BTreeMap::new(),
         set_aside: Vec::new(),
         ports_in_use: Default::default(),
-        systemd: None,
+        systemd: index.is_multiple_of(2).then(|| "252".to_owned()),
         capacity: Default::default(),
     };
     Live {
@@ -163,7 +163,7 @@ fn selector(rng: &mut StdRng) -> DesiredSelector {
 pub fn meddle(rng: &mut StdRng, sim: &Sim) {
     let (node, name) = (node(rng.random_range(0..NODES)), instance(rng.random_range(0..INSTANCES)));
     let setting = |name: &str| SettingName::new(name).unwrap();
-    match rng.random_range(0..11) {
+    match rng.random_range(0..13) {
         0 => sim.edit(&node, &name, |member| {
             if let Half::Seen(spec) = &mut member.spec.memory {
                 spec.settings.insert(setting("timeout"), "77".into());
@@ -210,6 +210,16 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
                 spec.foreign.push("logfile /elsewhere".into());
             }
         }),
+        10 => sim.edit(&node, &name, |member| {
+            // The package was upgraded.
+            if let Server::Up(running) = &mut member.server {
+                match rng.random_range(0..3) {
+                    0 => running.version = "7.9.0".into(),
+                    _ => running.program_replaced = true,
+                }
+            }
+        }),
+        11 => sim.edit(&node, &name, |member| member.unit_broken = Some("edited".into())),
         _ => {
             let mut live = sim.live.lock().unwrap();
             if let Some(Observed::Seen(facts)) = live.nodes.get_mut(&node) {

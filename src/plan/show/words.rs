@@ -1,7 +1,8 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::{Action, Upgrade};
-use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Step};
+use crate::model::name::NodeName;
+use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Resource, Step};
 use crate::model::size::show_size;
 
 pub(super) fn cause(cause: Cause) -> &'static str {
@@ -165,9 +166,10 @@ pub fn held_reason(reason: &HeldReason) -> String {
         }
         HeldReason::Loading { node } => format!("its server on node {node} is still loading its data"),
         HeldReason::PlacedElsewhere { nodes } => {
-            let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
+            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
         }
+        HeldReason::NoRoom { node, resource, needed_bytes, there_bytes } => no_room(node, *resource, *needed_bytes, *there_bytes),
         HeldReason::Draining { node } => {
             format!(
                 "node {node} is marked drain = true, so nothing new is placed on it: name another shard, or take the mark off"
@@ -181,11 +183,30 @@ pub fn held_reason(reason: &HeldReason) -> String {
     }
 }
 
+fn no_room(node: &NodeName, resource: Resource, needed_bytes: u64, there_bytes: u64) -> String {
+    let (needed, there) = (show_size(needed_bytes), show_size(there_bytes));
+    match resource {
+        Resource::Memory => format!(
+            "the instances of node {node} could take {needed} together, and it has {there} of memory: make them smaller, name \
+             another shard, or set guard.without_room = \"warn\""
+        ),
+        Resource::Disk => format!(
+            "two copies of its data take {needed}, and the disk of node {node} has {there} left: free some, name another shard, or \
+             set guard.without_room = \"warn\""
+        ),
+    }
+}
+
 pub(super) fn note(note: &Note) -> String {
     match note {
         Note::UndeclaredUser { instance, user } => {
             format!("instance {instance} has the undeclared user {user}; it is kept (guard.undeclared_users = \"keep\")")
         }
+        Note::MemoryShort { node, declared_bytes, total_bytes } => format!(
+            "the instances of node {node} may take {} together, more than the {} of memory that it has",
+            show_size(*declared_bytes),
+            show_size(*total_bytes)
+        ),
         Note::SetAside { instance, uid } => {
             format!(
                 "data of a deleted instance {instance} is still kept: \"valkeeper restore {instance} --uid {uid}\" before applying brings it back"

@@ -1,5 +1,8 @@
 //! What a person holds: suspensions, which end by themselves, and deletions that wait for a word.
 
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Daemon, Post, instance, is_settled};
@@ -132,4 +135,49 @@ fn deleting_too_much_waits_for_an_approval_by_name() {
     let approvals = record.split("approvals = ").nth(1).unwrap().lines().next().unwrap();
     assert_eq!(approvals, format!("[\"{}\"]", "0".repeat(40)), "what served is gone, what is yet to come is kept");
     assert!(post.site.path("state/set-aside").read_dir().unwrap().count() >= 2, "its data is kept");
+}
+
+/// Debian's libfaketime, where it is installed.
+fn faketime() -> Option<PathBuf> {
+    let below = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = below("/usr/lib").map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
+    if found.is_none() {
+        // Past the capture of the test's output: a check that did not happen is said, also when all is well.
+        let _ = writeln!(std::io::stderr(), "NOT CHECKED: jumps of the clock: libfaketime is not installed");
+    }
+    found
+}
+
+/// The poll goes by a clock that never jumps; only what a person said in terms of time goes by the clock on the wall.
+#[test]
+fn a_clock_that_jumps_holds_up_no_pass_and_ends_suspensions_at_their_time() {
+    let Some(library) = faketime() else { return };
+    let post = Post::new(&both());
+    let clock = post.site.path("clock");
+    let jump = |offset: &str| fs::write(&clock, offset).unwrap();
+    jump("+0");
+    let (root, work, socket) = (post.site.folder.path().to_str().unwrap(), post.git.text("work"), post.site.path("c.sock"));
+    let port = crate::support::free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let args = ["run", "--listen", &listen, "--local-root", root, "--repo", &work, "--poll", "1s", "--socket"];
+    let mut command = post.site.command(&args);
+    command.arg(&socket).env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
+    command.envs([("FAKETIME_NO_CACHE", "1"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]);
+    let daemon = Daemon::run(command, port, &socket, &post.site.path("log")).alive();
+    let revision = post.git.at("HEAD").to_string();
+    daemon.settles(&revision);
+    daemon.say(&post.site, &["suspend", "one", "--reason", "x", "--for", "10m"]).expect(0);
+    for offset in ["-7200", "+0", "-60"] {
+        jump(offset);
+        meddle(&post);
+        daemon.until("put right", |_| shows(&post)[1] == "11");
+        assert_eq!(shows(&post)[0], "50", "it is suspended still, at {offset} s");
+        assert_eq!((daemon.page("/readyz").0, daemon.page("/healthz").0), (200, 200), "at {offset} s");
+    }
+    jump("+3600");
+    daemon.until("over", |_| shows(&post) == ["11", "11"]);
+    daemon.until("settled", |status| is_settled(status, &revision));
+    let passes = daemon.passes();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(daemon.passes() <= passes + 5, "a hot loop");
 }

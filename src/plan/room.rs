@@ -1,0 +1,111 @@
+//! What fits on a node: the memory that its instances may take together, and the disk that a new one needs.
+
+use std::collections::BTreeMap;
+
+use super::ports::machine;
+use crate::model::desired::{Desired, WithoutRoom};
+use crate::model::live::{Live, Member, MemberFacts, NodeFacts};
+use crate::model::name::NodeName;
+use crate::model::plan::{HeldReason, Note, Resource};
+use crate::model::spec::InstanceSpec;
+
+/// While a snapshot or an AOF is written, the old one is there as well (facts E.5: room for two RDBs).
+const COPIES_ON_DISK: u64 = 2;
+
+/// The memory of all machines and what is declared there, kept up while it is decided what comes to it.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    desired: &'a Desired,
+    /// By the node that stands for the machine; nothing stands for this one, which all local nodes share.
+    machines: BTreeMap<Option<NodeName>, Memory<'a>>,
+}
+
+#[derive(Debug)]
+struct Memory<'a> {
+    /// For people: the first node of the machine.
+    node: &'a NodeName,
+    total_bytes: Option<u64>,
+    /// The sum of `maxmemory` of all members there, whoever's they are.
+    declared_bytes: u64,
+}
+
+impl<'a> Room<'a> {
+    pub(super) fn new(desired: &'a Desired, live: &'a Live) -> Self {
+        let mut machines = BTreeMap::new();
+        for (node, facts) in live.seen_nodes() {
+            let total_bytes = facts.capacity.memory_total_bytes;
+            let place = machines.entry(machine(desired, node).cloned()).or_insert_with(|| Memory {
+                node,
+                total_bytes,
+                declared_bytes: 0,
+            });
+            let members = facts.members.values().filter_map(|member| match &**member {
+                Member::Marked(member) => Some(of_member(member)),
+                Member::Unmarked { .. } => None,
+            });
+            place.declared_bytes = members.fold(place.declared_bytes, u64::saturating_add);
+        }
+        Self { desired, machines }
+    }
+
+    /// Enters a new member of this size.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub(super) fn enter(
+        &mut self,
+        node: &NodeName,
+        facts: &NodeFacts,
+        spec: &InstanceSpec,
+        persists: bool,
+    ) -> Result<(), HeldReason> {
+        let size = max_memory(spec);
+        let needed_bytes = size.saturating_mul(COPIES_ON_DISK);
+        let free = facts.capacity.disk_free_bytes.filter(|free| persists && *free < needed_bytes);
+        if let (Some(there_bytes), WithoutRoom::Hold) = (free, self.desired.guard.without_room) {
+            return Err(HeldReason::NoRoom { node: node.clone(), resource: Resource::Disk, needed_bytes, there_bytes });
+        }
+        self.resize(node, 0, size)
+    }
+
+    /// Enters that a member changes from one size to another.
+    ///
+    /// # Errors
+    /// When it grows and there is no room for that.
+    pub(super) fn change(&mut self, node: &NodeName, member: &MemberFacts, spec: &InstanceSpec) -> Result<(), HeldReason> {
+        self.resize(node, of_member(member), max_memory(spec))
+    }
+
+    fn resize(&mut self, node: &NodeName, before: u64, after: u64) -> Result<(), HeldReason> {
+        let Some(place) = self.machines.get_mut(&machine(self.desired, node).cloned()) else { return Ok(()) };
+        let needed_bytes = place.declared_bytes.saturating_sub(before).saturating_add(after);
+        let short = place.total_bytes.filter(|total| after > before && needed_bytes > *total);
+        match (short, self.desired.guard.without_room) {
+            (Some(there_bytes), WithoutRoom::Hold) => {
+                Err(HeldReason::NoRoom { node: node.clone(), resource: Resource::Memory, needed_bytes, there_bytes })
+            }
+            (Some(_), WithoutRoom::Warn) | (None, _) => {
+                place.declared_bytes = needed_bytes;
+                Ok(())
+            }
+        }
+    }
+
+    /// The machines of which more is declared than they have.
+    pub(super) fn notes(self) -> impl Iterator<Item = Note> {
+        self.machines.into_values().filter_map(|Memory { node, total_bytes, declared_bytes }| {
+            let total_bytes = total_bytes.filter(|total| declared_bytes > *total)?;
+            Some(Note::MemoryShort { node: node.clone(), declared_bytes, total_bytes })
+        })
+    }
+}
+
+/// What a member is set to, as its file says, or, where that cannot be read, as it runs.
+fn of_member(member: &MemberFacts) -> u64 {
+    member.spec.disk.seen().or(member.spec.memory.seen()).map_or(0, max_memory)
+}
+
+/// Nothing is said of an instance without a limit: how large it gets is not known.
+fn max_memory(spec: &InstanceSpec) -> u64 {
+    spec.get("maxmemory").and_then(|bytes| bytes.parse().ok()).unwrap_or_default()
+}
