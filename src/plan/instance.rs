@@ -172,16 +172,9 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
-    let kept = begun.and_then(ports::current).filter(|port| instance.port.is_none_or(|declared| declared == *port));
-    let kept = kept.filter(|port| !scene.ports.listening(node, *port));
-    let port = match kept {
-        Some(port) => Ok(port),
-        None => {
-            let remembered = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
-            scene.ports.for_new(name, instance, shard, node, remembered)
-        }
-    };
-    let port = match port {
+    let seated = || seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
+    let remembered = begun.and_then(ports::current).or_else(seated);
+    let port = match scene.ports.for_new(name, instance, shard, node, remembered) {
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
     };
