@@ -122,6 +122,7 @@ fn instance(n: usize, shard: ShardName) -> DesiredInstance {
         DesiredUser::new(Origin::default(), true, passwords, root, Vec::new())
     };
     DesiredInstance {
+        primary: None,
         at: Origin::default(),
         tenant: None,
         shard,

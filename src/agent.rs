@@ -118,6 +118,7 @@ async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) ->
         (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref(), tell).await),
         (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
         (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
+        (Request::Position { instance }, _) => Reply::Position(local.position(&instance).await),
         (Request::Release, _) => {
             local.release();
             Reply::Released

@@ -110,7 +110,7 @@ async fn pause(stop: &watch::Receiver<bool>) -> Duration {
 
 /// Does time alone bring something new?
 pub fn waits(plan: &Plan) -> bool {
-    plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. }))
+    plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. } | HeldReason::Syncing { .. }))
 }
 
 /// What failed three times is left alone for the rest of this apply.

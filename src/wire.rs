@@ -14,12 +14,13 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::model::binary::BinaryFacts;
 use crate::model::live::{BinaryId, NodeFacts};
-use crate::model::name::FleetName;
+use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
+use crate::model::role::Replication;
 
 /// The protocols that this release speaks: its own and that of the release before, so that upgrades roll.
-pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
+pub const PROTOCOLS: RangeInclusive<u32> = 1..=2;
 /// The largest request, in bytes: a step with the users of one instance.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// The largest reply, in bytes: the facts of a node are some 6 KiB an instance, so this is for 5,000 of them.
@@ -80,6 +81,10 @@ pub enum Request {
         step: Box<Step>,
         fleet: Option<FleetName>,
     },
+    /// How the replication of this instance's member stands.
+    Position {
+        instance: InstanceName,
+    },
     /// The controller is still there. Has no reply.
     Beat,
 }
@@ -107,6 +112,8 @@ pub enum Reply {
     Performed(Outcome),
     /// A step is at this; its end comes later, with the same number.
     Progress(String),
+    /// How it stands; or why that cannot be told.
+    Position(Result<Replication, String>),
     /// The right to act is not held over this connection.
     NoRight,
     /// The request makes no sense to this agent: why.

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::acl::AclUser;
-use crate::model::action::Action;
+use crate::model::action::{self, Action};
 use crate::model::change::{Half, Twin};
 use crate::model::live::{Member, NodeFacts, Server};
 use crate::model::plan::Subject;
+use crate::model::role::Overlay;
 use crate::model::spec::InstanceSpec;
 
 /// Which state of the step was expected.
@@ -29,6 +30,11 @@ pub(super) fn describe(action: &Action, subject: &Subject, node: &NodeFacts, exp
         Action::ChangeInstance(change) => {
             let wanted = pick(change.change.before(), change.change.after(), expected);
             twins(&member.spec, wanted, spec_difference)
+        }
+        Action::ChangeRole(change) => {
+            let found = Twin { disk: action::role(&member.spec.disk), memory: action::role(&member.spec.memory) };
+            let wanted = pick(&change.before, &change.after, expected);
+            twins(&found, wanted, |found, wanted| format!("it {}, expected that it {}", words(found), words(wanted)))
         }
         Action::SetUser(change) => {
             let found = member.users.get(&change.user).cloned().unwrap_or_default();
@@ -54,6 +60,7 @@ pub(super) fn describe(action: &Action, subject: &Subject, node: &NodeFacts, exp
         Action::Mark(_) => "the marker says something else".to_owned(),
         Action::SaveUsers { .. } => member.acl_file_broken.clone().unwrap_or_else(|| "file and memory differ".to_owned()),
         Action::WriteRecord(_)
+        | Action::CutOver(_)
         | Action::CreateInstance(_)
         | Action::ReopenInstance(_)
         | Action::DeleteInstance { .. }
@@ -68,6 +75,14 @@ fn pick<T>(before: T, after: T, expected: Expected) -> T {
     match expected {
         Expected::Before => before,
         Expected::After => after,
+    }
+}
+
+fn words(role: &Overlay) -> String {
+    let fence = if role.fenced { ", fenced" } else { "" };
+    match &role.follows {
+        Some(primary) => format!("follows {primary}{fence}"),
+        None => format!("is a primary{fence}"),
     }
 }
 

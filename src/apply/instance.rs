@@ -38,6 +38,7 @@ impl Acting {
             tenant: creation.tenant.clone(),
             protect: creation.protect,
             operator: operator_password.hash().fingerprint(),
+            retiring: None,
             applied: applied(creation),
         };
         let file = MarkerFile { instance: self.name.clone(), operator_password, marker };

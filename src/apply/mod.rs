@@ -10,6 +10,7 @@ pub mod instance;
 pub mod node;
 pub mod perform;
 mod proof;
+mod role;
 pub mod schedule;
 mod server;
 pub mod set_aside;

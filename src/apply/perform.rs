@@ -143,6 +143,7 @@ impl Performer {
                 | Effect::Start
                 | Effect::Stop
                 | Effect::ConfigSet(_)
+                | Effect::Follow(_)
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
@@ -177,6 +178,7 @@ impl Performer {
             Effect::Start => acting.start().await,
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
+            Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
@@ -216,6 +218,8 @@ impl Performer {
 fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
     match step.action {
         Action::ChangeInstance(_)
+        | Action::ChangeRole(_)
+        | Action::CutOver(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }

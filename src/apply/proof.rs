@@ -15,7 +15,7 @@ use crate::observe::binary::Binary;
 use crate::observe::{LocalNode, chain};
 
 /// What would make the throwaway server reachable, or stand in the way of the real one.
-const LEFT_OUT: &[&str] = &["port", "bind", "tls-port"];
+const LEFT_OUT: &[&str] = &["port", "bind", "tls-port", "replicaof"];
 /// With this the server reads its certificates as it does with `tls-port` (both end in `connTypeConfigure`, in server.c),
 /// and listens nowhere.
 const TLS_UNHEARD: &str = "tls-replication";

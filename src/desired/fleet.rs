@@ -118,6 +118,7 @@ fn read_guard<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -
     };
     let (max_deletes, max_restarts) = (count(&schema::MAX_DELETES), count(&schema::MAX_RESTARTS));
     let retain = reader.get(fields, &schema::RETAIN_DELETED).and_then(|field| read_retention(reader, field));
+    let grace = reader.get(fields, &schema::HANDOVER_GRACE).and_then(|field| read_retention(reader, field));
     let undeclared = reader.get(fields, &schema::UNDECLARED_USERS).and_then(|field| reader.choice(field));
     let without_room = reader.get(fields, &schema::WITHOUT_ROOM).and_then(|field| reader.choice(field));
     Guard {
@@ -125,6 +126,7 @@ fn read_guard<'t>(reader: &mut Reader<'_>, table: &'t DeTable<'t>, at: Origin) -
         max_deletes: max_deletes.unwrap_or(usual.max_deletes),
         max_restarts: max_restarts.unwrap_or(usual.max_restarts),
         retain_deleted: retain.unwrap_or(usual.retain_deleted),
+        handover_grace: grace.unwrap_or(usual.handover_grace),
         undeclared_users: match undeclared {
             Some("remove") => UndeclaredUsers::Remove,
             Some(_) | None => usual.undeclared_users,
@@ -141,11 +143,11 @@ fn read_retention(reader: &mut Reader<'_>, field: Field<'_>) -> Option<Duration>
     match parse_duration(written.value) {
         Some(duration) if duration <= RETENTION_MAX => Some(duration),
         Some(_) => {
-            reader.push(Problem::new("retain_deleted takes at most 100 years", written.at, "too long"));
+            reader.push(Problem::new(format!("{} takes at most 100 years", field.key.name), written.at, "too long"));
             None
         }
         None => {
-            let title = format!("retain_deleted takes {}", field.key.shape.expected());
+            let title = format!("{} takes {}", field.key.name, field.key.shape.expected());
             reader.push(Problem::new(title, written.at, "not a duration").help("a number and a unit: s, m (minutes), h, d, w"));
             None
         }

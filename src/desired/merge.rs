@@ -26,7 +26,7 @@ impl Merge {
         secrets: &Secrets,
         problems: &mut Vec<Problem>,
     ) -> Option<DesiredInstance> {
-        let InstanceDraft { tenant, shard, primary: _judged_in_link, port, protect, mode, ensure, mut settings, users } = draft;
+        let InstanceDraft { tenant, shard, primary, port, protect, mode, ensure, mut settings, users } = draft;
         for (name, value) in &self.defaults {
             if !settings.contains_key(name) {
                 settings.insert(name.clone(), value.clone());
@@ -45,6 +45,7 @@ impl Merge {
             protect,
             mode,
             port: port.map(|port| port.value),
+            primary: primary.map(|primary| primary.value),
             settings,
             users: users.into_iter().map(|user| with_passwords(user, secrets, problems)).collect(),
         })

@@ -50,7 +50,7 @@ fn mode_word(mode: Mode) -> &'static str {
 }
 
 fn add_guard(text: &mut Canonical, guard: &Guard) {
-    let Guard { prune, max_deletes, max_restarts, retain_deleted, undeclared_users, without_room } = guard;
+    let Guard { prune, max_deletes, max_restarts, retain_deleted, handover_grace, undeclared_users, without_room } = guard;
     let undeclared = match undeclared_users {
         UndeclaredUsers::Keep => "keep",
         UndeclaredUsers::Remove => "remove",
@@ -58,6 +58,10 @@ fn add_guard(text: &mut Canonical, guard: &Guard) {
     let numbers = [max_deletes.to_string(), max_restarts.to_string(), retain_deleted.as_millis().to_string()];
     let [deletes, restarts, retain] = &numbers;
     text.line("guard", &[yes(*prune), deletes, restarts, retain, undeclared]);
+    // The usual one is left out, so that a text keeps the name it had before there was this key.
+    if *handover_grace != Guard::default().handover_grace {
+        text.line("handover_grace", &[&handover_grace.as_millis().to_string()]);
+    }
     match without_room {
         WithoutRoom::Hold => {}
         WithoutRoom::Warn => text.line("without_room", &["warn"]),
@@ -65,7 +69,7 @@ fn add_guard(text: &mut Canonical, guard: &Guard) {
 }
 
 fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
-    let DesiredInstance { at: _, tenant, shard, ensure, protect, mode, port, settings, users } = instance;
+    let DesiredInstance { at: _, tenant, shard, ensure, protect, mode, port, primary, settings, users } = instance;
     let ensure = match ensure {
         Ensure::Present => "present",
         Ensure::Absent => "absent",
@@ -73,6 +77,9 @@ fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
     let tenant = tenant.as_ref().map_or("", |tenant| tenant.as_str());
     let port = port.map(|port| port.to_string()).unwrap_or_default();
     text.line("instance", &[name, tenant, shard.as_str(), ensure, yes(*protect), mode_word(*mode), &port]);
+    if let Some(primary) = primary {
+        text.line("primary", &[primary.as_str()]);
+    }
     for (setting, value) in settings {
         text.line("set", &[setting.as_str(), &value.value]);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::name::{DEFAULT_USER, OPERATOR_USER};
+use crate::model::name::{DEFAULT_USER, OPERATOR_USER, REPLICA_USER};
 
 /// The largest memory limit, in MiB: its bytes still fit the server's signed 64 bits.
 pub const MEMORY_MB_MAX: i64 = i64::MAX >> 20;
@@ -13,7 +13,7 @@ pub const MEMORY_MB_MAX: i64 = i64::MAX >> 20;
 pub const PORT_MIN: i64 = 1024;
 pub const PORT_MAX: i64 = 65535;
 /// Users that cannot be declared, because valkeeper keeps them itself.
-pub const RESERVED_USERS: &[&str] = &[DEFAULT_USER, OPERATOR_USER];
+pub const RESERVED_USERS: &[&str] = &[DEFAULT_USER, OPERATOR_USER, REPLICA_USER];
 
 /// One TOML table: its keys, and what must hold between them.
 #[derive(Debug)]
@@ -150,8 +150,10 @@ pub static MODE: Key = key(
 )
 .default("\"correct\"");
 
-pub static GUARD_TABLE: Table =
-    table("The brakes.", &[&PRUNE, &MAX_DELETES, &MAX_RESTARTS, &RETAIN_DELETED, &UNDECLARED_USERS, &WITHOUT_ROOM]);
+pub static GUARD_TABLE: Table = table(
+    "The brakes.",
+    &[&PRUNE, &MAX_DELETES, &MAX_RESTARTS, &RETAIN_DELETED, &HANDOVER_GRACE, &UNDECLARED_USERS, &WITHOUT_ROOM],
+);
 pub static PRUNE: Key =
     key("prune", "Delete an instance whose block vanished from the text; otherwise it is reported and kept.", Shape::Boolean)
         .default("false");
@@ -166,6 +168,12 @@ pub static MAX_RESTARTS: Key =
 pub static RETAIN_DELETED: Key =
     key("retain_deleted", "How long the data of a deleted instance is set aside, at most 100 years.", Shape::Text(&DURATION))
         .default("\"7d\"");
+pub static HANDOVER_GRACE: Key = key(
+    "handover_grace",
+    "How long the old server of an instance that was moved stays up and sends its clients to the new one, at most 100 years.",
+    Shape::Text(&DURATION),
+)
+.default("\"1h\"");
 pub static UNDECLARED_USERS: Key = key(
     "undeclared_users",
     "What happens to users that nobody declared and valkeeper did not create.",

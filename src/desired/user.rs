@@ -9,7 +9,7 @@ use super::schema::{self, Key};
 use super::secret::SecretRef;
 use crate::model::acl;
 use crate::model::desired::{DesiredSelector, Located, Origin};
-use crate::model::name::{DECLARED_USER_RULE, DEFAULT_USER, OPERATOR_USER, UserName, is_declarable_user};
+use crate::model::name::{DECLARED_USER_RULE, DEFAULT_USER, OPERATOR_USER, REPLICA_USER, UserName, is_declarable_user};
 use crate::model::password::PasswordHash;
 
 const MAKE_A_HASH: &str = "`valkeeper hash-password` prints it";
@@ -52,6 +52,10 @@ fn read_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<UserName> {
         ),
         OPERATOR_USER => (
             Problem::new("user \"valkeeper\" is reserved", entry.at, "valkeeper itself logs in as this user"),
+            "choose another name",
+        ),
+        REPLICA_USER => (
+            Problem::new("user \"valkeeper-replica\" is reserved", entry.at, "replicas follow their primary as this user"),
             "choose another name",
         ),
         name if !is_declarable_user(name) => {

@@ -16,9 +16,11 @@ use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::host::tell::Tell;
-use crate::model::name::FleetName;
+use crate::model::live::Server;
+use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
+use crate::model::role::Replication;
 use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
 use crate::wire::Turn;
 
@@ -88,6 +90,21 @@ impl Local {
             // In a box: the futures of a step are nested deep, and whoever waits for many of them nests on.
             None => Box::pin(self.performer.perform(step, fleet, tell)).await,
             Some(why) => Outcome::Failed(why),
+        }
+    }
+
+    /// How the replication of this instance's member stands.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn position(&self, name: &InstanceName) -> Result<Replication, String> {
+        let node = self.performer.node();
+        let binary = node.binary().await.map_err(|error| chain(&error))?;
+        let found = node::look_at(node, Some(name), &binary).await.map_err(|error| chain(&error))?;
+        match found.member(name).map(|member| &member.server) {
+            Some(Server::Up(running)) => Ok(running.replication.clone()),
+            Some(other) => Err(format!("its server is {}", other.word())),
+            None => Err("it is not there".to_owned()),
         }
     }
 

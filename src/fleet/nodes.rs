@@ -9,14 +9,16 @@ use futures_util::future::join_all;
 
 use super::local::Local;
 use super::session::Session;
-use super::{Execute, Held, Look, Observe};
+use super::{Execute, Held, Look, Observe, cut_over};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
+use crate::model::action::Action;
 use crate::model::live::{BinaryId, Live, Observed};
-use crate::model::name::{FleetName, NodeName};
+use crate::model::name::{FleetName, InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
+use crate::model::role::Replication;
 use crate::observe::{LocalNode, Surroundings, chain};
 use crate::wire::Turn;
 
@@ -173,14 +175,48 @@ impl Observe for Nodes {
     }
 }
 
-impl Execute for Nodes {
-    async fn perform(&self, step: &Step, tell: &Tell) -> Outcome {
+impl Nodes {
+    /// How the replication of an instance's member on this node stands.
+    pub(super) async fn position(&self, node: &NodeName, instance: &InstanceName) -> Result<Replication, String> {
+        match self.seats.get(node) {
+            Some((_, Seat::Here(local))) => local.position(instance).await,
+            Some((_, Seat::Ssh(session))) => session.position(instance).await,
+            Some((_, Seat::Unseen(why))) => Err(why.clone()),
+            None => Err(format!("there is no node {node}")),
+        }
+    }
+
+    /// Takes a step that concerns its own node only.
+    pub(super) async fn perform_there(&self, step: &Step, tell: &Tell) -> Outcome {
         let fleet = self.fleet.as_ref();
         match self.seats.get(&step.node) {
             Some((_, Seat::Here(local))) => local.perform(step, fleet, tell).await,
             Some((_, Seat::Ssh(session))) => session.perform(step, fleet, tell).await,
             Some((_, Seat::Unseen(why))) => Outcome::NotReached(why.clone()),
             None => Outcome::NotReached(format!("there is no node {}", step.node)),
+        }
+    }
+}
+
+impl Execute for Nodes {
+    async fn perform(&self, step: &Step, tell: &Tell) -> Outcome {
+        match &step.action {
+            Action::CutOver(change) => Box::pin(cut_over::perform(self, change, step, tell)).await,
+            Action::WriteRecord(_)
+            | Action::CreateInstance(_)
+            | Action::StartInstance(_)
+            | Action::ReopenInstance(_)
+            | Action::UpgradeInstance(_)
+            | Action::RepairUnit { .. }
+            | Action::ChangeInstance(_)
+            | Action::ChangeRole(_)
+            | Action::SetUser(_)
+            | Action::RemoveUser { .. }
+            | Action::SaveUsers { .. }
+            | Action::Mark(_)
+            | Action::DeleteInstance { .. }
+            | Action::Purge { .. }
+            | Action::Restore { .. } => self.perform_there(step, tell).await,
         }
     }
 

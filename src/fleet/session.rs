@@ -16,9 +16,10 @@ use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::BinaryId;
-use crate::model::name::FleetName;
+use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
+use crate::model::role::Replication;
 use crate::wire::{Reply, Request, Turn};
 
 /// For connecting, from starting `ssh` to the agent's greeting.
@@ -175,6 +176,16 @@ impl Session {
         }
     }
 
+    /// How the replication of an instance's member stands there.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn position(&self, instance: &InstanceName) -> Result<Replication, String> {
+        let request = Request::Position { instance: instance.clone() };
+        let reply = self.connection().await?.ask(request, SHORT, &Tell::nobody()).await?;
+        if let Reply::Position(position) = reply { position } else { Err(nonsense(&reply)) }
+    }
+
     /// Asks for the right to act there.
     pub async fn acquire(&self, holder: &str) -> Turn {
         *lock(&self.holder) = Some(holder.to_owned());
@@ -316,6 +327,7 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::NoRight
         | Reply::Done(_)
         | Reply::Performed(_)
+        | Reply::Position(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
     }
 }

@@ -9,10 +9,11 @@ use super::acl::AclUser;
 use super::change::{Change, Half, Twin};
 use super::live::{Member, MemberFacts, NodeFacts, Server};
 use super::marker::{Marker, Stage};
-use super::name::{FleetName, InstanceName, TenantName, UserName};
+use super::name::{FleetName, InstanceName, NodeName, TenantName, UserName};
 use super::password::{PasswordHash, on_the_wire};
-use super::plan::Subject;
+use super::plan::{Step, Subject};
 use super::record::FleetRecord;
+use super::role::{Endpoint, Overlay};
 use super::spec::InstanceSpec;
 
 /// A user as it is wanted, with the real hashes, which only setting it needs.
@@ -44,6 +45,11 @@ pub enum Action {
         why: String,
     },
     ChangeInstance(Box<SpecChange>),
+    /// Gives a member another role among the members of its instance.
+    ChangeRole(Box<RoleChange>),
+    /// Makes another member the primary: a step on the node of the old one that reaches to the node of the new one. The
+    /// controller takes its parts, each on its own node.
+    CutOver(Box<CutOver>),
     SetUser(Box<UserChange>),
     RemoveUser {
         user: UserName,
@@ -110,6 +116,85 @@ pub struct SpecChange {
     pub restart: bool,
 }
 
+/// Another role for a running member, in file and memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleChange {
+    pub stage: RoleStage,
+    pub before: Twin<Overlay>,
+    pub after: Twin<Overlay>,
+    /// The settings as declared, over which the role is put.
+    pub declared: InstanceSpec,
+}
+
+/// From a primary that takes writes to another one that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutOver {
+    /// The node of the new primary.
+    pub target: NodeName,
+    /// Where the old one is reached, and the new one.
+    pub from: Endpoint,
+    pub to: Endpoint,
+    /// The settings as declared for each, over which the roles are put.
+    pub source_settings: InstanceSpec,
+    pub target_settings: InstanceSpec,
+}
+
+/// The parts of a [`CutOver`], in their order; `call_off` instead of the rest, if the new one does not catch up.
+#[derive(Debug, Clone)]
+pub struct CutOverParts {
+    pub fence: Step,
+    pub call_off: Step,
+    pub promote: Step,
+    pub open: Step,
+    pub demote: Step,
+}
+
+impl CutOver {
+    /// The parts as steps like any other.
+    pub fn parts(&self, whole: &Step) -> CutOverParts {
+        let part = |node: &NodeName, stage, before: Twin<Overlay>, after: Twin<Overlay>, declared: &InstanceSpec| Step {
+            node: node.clone(),
+            action: Action::ChangeRole(Box::new(RoleChange { stage, before, after, declared: declared.clone() })),
+            ..whole.clone()
+        };
+        let (open, fenced) = (Twin::both(Overlay::OPEN), Twin::both(Overlay::FENCED));
+        let follower = Overlay::follower(self.from.clone());
+        let promoted = Twin { disk: Half::Seen(follower.clone()), memory: Half::Seen(Overlay::FENCED) };
+        let follows = Twin::both(Overlay::follower(self.to.clone()));
+        let source = |stage, before: &Twin<Overlay>, after: &Twin<Overlay>| {
+            part(&whole.node, stage, before.clone(), after.clone(), &self.source_settings)
+        };
+        let target = |stage, before: Twin<Overlay>, after: &Twin<Overlay>| {
+            part(&self.target, stage, before, after.clone(), &self.target_settings)
+        };
+        CutOverParts {
+            fence: source(RoleStage::Fence, &open, &fenced),
+            call_off: source(RoleStage::CallOff, &fenced, &open),
+            promote: target(RoleStage::Promote, Twin::both(follower), &promoted),
+            open: target(RoleStage::Open, promoted.clone(), &open),
+            demote: source(RoleStage::Demote, &fenced, &follows),
+        }
+    }
+}
+
+/// What a change of role is in the course of a move or a switch-over, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoleStage {
+    /// Follows the primary.
+    Attach,
+    /// The primary takes no more writes, so that its replica can catch up to the end.
+    Fence,
+    /// The fence is lifted again without a switch: nothing was promoted.
+    CallOff,
+    /// The replica that has everything becomes a primary, still fenced.
+    Promote,
+    /// The new primary takes writes: the point of no return.
+    Open,
+    /// The old primary follows the new one.
+    Demote,
+}
+
 /// Other rights or passwords for a user, or a new user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserChange {
@@ -172,6 +257,8 @@ impl Action {
             | Self::UpgradeInstance(_)
             | Self::RepairUnit { .. }
             | Self::ChangeInstance(_)
+            | Self::ChangeRole(_)
+            | Self::CutOver(_)
             | Self::SetUser(_)
             | Self::RemoveUser { .. }
             | Self::SaveUsers { .. }
@@ -205,6 +292,16 @@ impl Action {
             Self::RepairUnit { why: _ } => standing(member.unit_broken.is_none(), true),
             Self::ReopenInstance(_) => standing(up, down || matches!(member.server, Server::Locked { .. })),
             Self::ChangeInstance(spec) => standing(member.spec == *spec.change.after(), member.spec == *spec.change.before()),
+            Self::ChangeRole(change) => {
+                let found = Twin { disk: role(&member.spec.disk), memory: role(&member.spec.memory) };
+                let follows = found.memory.seen().is_some_and(|role| role.follows.is_some());
+                standing(found == change.after && (!follows || member.follows_as_itself()), found == change.before)
+            }
+            Self::CutOver(change) => {
+                let found = Twin { disk: role(&member.spec.disk), memory: role(&member.spec.memory) };
+                let after = Twin::both(Overlay::follower(change.to.clone()));
+                standing(found == after, found == Twin::both(Overlay::OPEN))
+            }
             Self::SetUser(user) => {
                 let found = twin(&user.user);
                 standing(found == *user.change.after(), found == *user.change.before())
@@ -235,6 +332,8 @@ impl Action {
             Self::RepairUnit { why: _ } => "put its unit right".to_owned(),
             Self::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
             Self::ChangeInstance(_) => "change settings".to_owned(),
+            Self::ChangeRole(change) => change.imperative(),
+            Self::CutOver(change) => format!("hand over to node {}", change.target),
             Self::SetUser(change) => format!("set user {}", change.user),
             Self::RemoveUser { user, before: _ } => format!("remove user {user}"),
             Self::SaveUsers { .. } => "save users".to_owned(),
@@ -256,6 +355,8 @@ impl Action {
             Self::RepairUnit { .. } => "repair-unit",
             Self::ChangeInstance(change) if change.restart => "change-instance-restart",
             Self::ChangeInstance(_) => "change-instance",
+            Self::ChangeRole(change) => change.stage.kind(),
+            Self::CutOver(_) => "cut-over",
             Self::SetUser(_) => "set-user",
             Self::RemoveUser { .. } => "remove-user",
             Self::SaveUsers { .. } => "save-users",
@@ -264,6 +365,44 @@ impl Action {
             Self::Purge { .. } => "purge",
             Self::Restore { .. } => "restore",
         }
+    }
+}
+
+impl RoleChange {
+    fn imperative(&self) -> String {
+        let follows = self.after.disk.seen().and_then(|role| role.follows.as_ref());
+        match (self.stage, follows) {
+            (RoleStage::Attach, Some(primary)) => format!("follow {primary}"),
+            (RoleStage::Demote, Some(primary)) => format!("step down and follow {primary}"),
+            (RoleStage::Attach | RoleStage::Demote, None) => "follow nobody".to_owned(),
+            (RoleStage::Fence, _) => "stop taking writes".to_owned(),
+            (RoleStage::CallOff, _) => "take writes again".to_owned(),
+            (RoleStage::Promote, _) => "become the primary".to_owned(),
+            (RoleStage::Open, _) => "take writes as the new primary".to_owned(),
+        }
+    }
+}
+
+impl RoleStage {
+    /// A stable word for JSON.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Attach => "attach",
+            Self::Fence => "fence",
+            Self::CallOff => "call-off",
+            Self::Promote => "promote",
+            Self::Open => "open",
+            Self::Demote => "demote",
+        }
+    }
+}
+
+/// The role that one half of the settings shows.
+pub fn role(half: &Half<InstanceSpec>) -> Half<Overlay> {
+    match half {
+        Half::Seen(spec) => Half::Seen(Overlay::of(spec)),
+        Half::Absent => Half::Absent,
+        Half::Unseen { unseen } => Half::Unseen { unseen: unseen.clone() },
     }
 }
 

@@ -30,6 +30,7 @@ pub fn arguments(name: &str, value: &str) -> Vec<String> {
     const SEVERAL: &[&str] = &[
         "save",
         "bind",
+        "replicaof",
         "client-output-buffer-limit",
         "latency-tracking-info-percentiles",
         "oom-score-adj-values",

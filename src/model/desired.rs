@@ -52,6 +52,8 @@ pub struct Guard {
     pub max_restarts: u32,
     /// How long data of a deleted member is kept.
     pub retain_deleted: Duration,
+    /// How long a member stays, following the primary, when its node is no longer one of the shard's.
+    pub handover_grace: Duration,
     pub undeclared_users: UndeclaredUsers,
     pub without_room: WithoutRoom,
 }
@@ -63,6 +65,7 @@ impl Default for Guard {
             max_deletes: 1,
             max_restarts: 1,
             retain_deleted: Duration::from_secs(7 * 24 * 60 * 60),
+            handover_grace: Duration::from_secs(60 * 60),
             undeclared_users: UndeclaredUsers::Keep,
             without_room: WithoutRoom::Hold,
         }
@@ -130,6 +133,8 @@ pub struct DesiredInstance {
     pub protect: bool,
     pub mode: Mode,
     pub port: Option<u16>,
+    /// The node that shall be primary; nothing: whichever is, as long as it is on the shard.
+    pub primary: Option<NodeName>,
     /// As written, `[defaults]` and valkeeper's own defaults merged in; without `port` and `bind`.
     pub settings: BTreeMap<SettingName, Located<String>>,
     pub users: BTreeMap<UserName, DesiredUser>,

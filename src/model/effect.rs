@@ -12,9 +12,10 @@ use super::change::{Half, Twin};
 use super::live::{Connections, DataFacts, Folder, Member, MemberFacts, NodeFacts, Running, Server, SetAside};
 use super::marker::{Applied, Marker, Stage};
 use super::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
-use super::password::Fingerprint;
+use super::password::{Fingerprint, PasswordHash};
 use super::plan::Subject;
 use super::record::FleetRecord;
+use super::role::{self, Endpoint, Link, Replication};
 use super::setting::Settings;
 use super::spec::InstanceSpec;
 use super::{acl::AclUser, operator};
@@ -41,6 +42,8 @@ pub enum Effect {
     Start,
     Stop,
     ConfigSet(Settings),
+    /// Follows this server, with the member's own password; or nobody.
+    Follow(Option<Endpoint>),
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -81,6 +84,8 @@ impl Effect {
             Self::Start => "starting its server".to_owned(),
             Self::Stop => "stopping its server".to_owned(),
             Self::ConfigSet(_) => "setting what can be set live".to_owned(),
+            Self::Follow(Some(primary)) => format!("following {primary}"),
+            Self::Follow(None) => "following nobody any more".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
             Self::Snapshot => "writing a snapshot".to_owned(),
@@ -121,6 +126,9 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Action::UpgradeInstance(upgrade) => open(&upgrade.opening, member, true, unit(node)),
         Action::RepairUnit { why: _ } => vec![Effect::WriteUnit],
         Action::ChangeInstance(change) => change_spec(change, member, binary, unit(node)),
+        Action::ChangeRole(change) => role::change(change, member, binary),
+        // Its parts are steps of their own.
+        Action::CutOver(_) => Vec::new(),
         Action::SetUser(change) => {
             let to = change.wanted.user.clone();
             let internal = matches!(change.user.as_str(), OPERATOR_USER | DEFAULT_USER);
@@ -167,6 +175,8 @@ fn effects_without_member(action: &Action, node: &NodeFacts) -> Vec<Effect> {
         | Action::UpgradeInstance(_)
         | Action::RepairUnit { .. }
         | Action::ChangeInstance(_)
+        | Action::ChangeRole(_)
+        | Action::CutOver(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
@@ -195,8 +205,14 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>, unit: Option<Effect>
         Effect::WriteConfig(creation.spec.clone()),
     ]);
     effects.extend(unit);
-    effects.push(Effect::Start);
+    effects.extend(start(&creation.spec));
     effects
+}
+
+/// A replica has its password in memory only, so it is told with every start.
+fn start(spec: &InstanceSpec) -> impl Iterator<Item = Effect> {
+    let follow = spec.overlay().follows.map(|primary| Effect::Follow(Some(primary)));
+    [Effect::Start].into_iter().chain(follow)
 }
 
 /// What a creation asks for, as the marker remembers it.
@@ -226,7 +242,7 @@ fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect
         effects.push(Effect::WriteConfig(opening.after.clone()));
     }
     effects.extend(unit);
-    effects.push(Effect::Start);
+    effects.extend(start(&opening.after));
     effects
 }
 
@@ -274,7 +290,8 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, 
         }
     }
     if change.restart {
-        effects.extend([Effect::Stop, Effect::Start]);
+        effects.push(Effect::Stop);
+        effects.extend(start(declared));
     }
     effects
 }
@@ -321,6 +338,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         | Effect::Start
         | Effect::Stop
         | Effect::ConfigSet(_)
+        | Effect::Follow(_)
         | Effect::SetUser { .. }
         | Effect::DropUser(_)
         | Effect::SaveUsers => {
@@ -363,6 +381,7 @@ impl MemberFacts {
             tenant: creation.tenant.clone(),
             protect: creation.protect,
             operator: Fingerprint::of(creation.uid.as_bytes()),
+            retiring: None,
             applied: applied(creation),
         };
         Self {
@@ -372,6 +391,7 @@ impl MemberFacts {
             spec: Twin::default(),
             users: BTreeMap::new(),
             acl_file_broken: None,
+            replication_password: Some(PasswordHash::of_password(node.machine.as_bytes())),
             unit_broken: None,
         }
     }
@@ -389,6 +409,7 @@ impl MemberFacts {
             Effect::Snapshot => self.data.rdb = true,
             Effect::DropAof => self.data.aof = false,
             Effect::ConfigSet(values) => self.config_set(values, binary),
+            Effect::Follow(primary) => self.follow(primary.as_ref()),
             Effect::SetUser { user, to, .. } => {
                 self.users.entry(user.clone()).or_default().memory = Half::Seen(to.clone());
             }
@@ -436,7 +457,7 @@ impl MemberFacts {
             version: binary.version.clone(),
             loading: false,
             program_replaced: false,
-            replica: false,
+            replication: Replication { link: declared.overlay().follows.map(|_| Link::Down), ..Replication::default() },
             used_memory_bytes: 0,
             databases_used,
             aof_rewriting: false,

@@ -11,8 +11,10 @@ use super::binary::BinaryFacts;
 use super::change::Twin;
 use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
+use super::password::{PasswordHash, of_random_bits};
 use super::reason_or;
 use super::record::FleetRecord;
+use super::role::Replication;
 use super::spec::InstanceSpec;
 
 /// Seen, or the reason why not.
@@ -143,6 +145,9 @@ pub struct MemberFacts {
     /// What is wrong with the ACL file as a whole, if anything: missing, or a line that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl_file_broken: Option<String>,
+    /// Of the password with which it follows another member.
+    #[serde(default, with = "of_random_bits", skip_serializing_if = "Option::is_none")]
+    pub replication_password: Option<PasswordHash>,
     /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit_broken: Option<String>,
@@ -201,7 +206,7 @@ impl Server {
             pid,
             version,
             loading: true,
-            replica: false,
+            replication: Replication::default(),
             used_memory_bytes: 0,
             program_replaced: false,
             databases_used: None,
@@ -232,9 +237,8 @@ pub struct Running {
     /// The file that it was started from was replaced by another build, or removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub program_replaced: bool,
-    /// It follows another server.
     #[serde(default)]
-    pub replica: bool,
+    pub replication: Replication,
     pub used_memory_bytes: u64,
     /// How many databases its keys take: one more than the highest that holds any. Nothing: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

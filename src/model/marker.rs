@@ -27,6 +27,9 @@ pub struct Marker {
     pub protect: bool,
     /// Of the operator's password.
     pub operator: Fingerprint,
+    /// Since when its node is no longer one of the instance's shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retiring: Option<Timestamp>,
     #[serde(default)]
     pub applied: Applied,
 }
@@ -59,6 +62,14 @@ pub struct Applied {
     pub settings: Settings,
     #[serde(default)]
     pub users: BTreeMap<UserName, Arc<AclUser>>,
+}
+
+impl MarkerFile {
+    /// The password with which this member follows another one. It is made from the operator's, so that there is nothing
+    /// more to keep, and every member has one, also one that is older than replicas are.
+    pub fn replication_password(&self) -> Secret {
+        self.operator_password.derived("replication")
+    }
 }
 
 /// The marker as it is on disk, mode 0600.

@@ -17,6 +17,7 @@ pub mod password;
 pub mod plan;
 mod reason_or;
 pub mod record;
+pub mod role;
 pub mod setting;
 pub mod size;
 pub mod spec;

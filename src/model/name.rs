@@ -150,6 +150,8 @@ impl SettingName {
 pub const DEFAULT_USER: &str = "default";
 /// The user that valkeeper itself logs in as.
 pub const OPERATOR_USER: &str = "valkeeper";
+/// The user as which members of an instance follow each other.
+pub const REPLICA_USER: &str = "valkeeper-replica";
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ pub const RIGHTS: &[&str] = &[
     "+bgrewriteaof",
     "+multi",
     "+exec",
+    "+replicaof",
 ];
 
 /// Is this user the operator with this password? `rights`: [`user`] of any password, so that it is built once for many.

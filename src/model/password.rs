@@ -67,6 +67,30 @@ pub mod on_the_wire {
     }
 }
 
+/// A hash of 256 random bits, which may be shown (docs/decisions/0014): nobody can guess what it is of.
+pub mod of_random_bits {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::PasswordHash;
+
+    /// # Errors
+    /// When the serializer has one.
+    pub fn serialize<S: Serializer>(hash: &Option<PasswordHash>, to: S) -> Result<S::Ok, S::Error> {
+        match hash {
+            Some(hash) => to.serialize_str(&hash.reveal()),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// # Errors
+    /// When a text is no hash; without showing it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PasswordHash>, D::Error> {
+        let text = String::deserialize(from)?;
+        PasswordHash::from_hex(&text).map(Some).ok_or_else(|| D::Error::custom("not a password hash"))
+    }
+}
+
 /// 64 bits of a second SHA-256: enough to see that two hashes are equal, and not the hash itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -129,6 +153,13 @@ impl Secret {
     /// The clear text, for the one place that logs in.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Another secret of the same strength, which says nothing of this one. `purpose` keeps apart what is made from one secret.
+    #[must_use]
+    pub fn derived(&self, purpose: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(format!("{purpose}\0{}", self.0)).into();
+        Self(base16ct::lower::encode_string(&digest))
     }
 
     pub fn hash(&self) -> PasswordHash {

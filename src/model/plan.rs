@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::action::Action;
 use super::desired::Origin;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
+use super::role::Endpoint;
 
 /// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +83,8 @@ pub enum Cost {
     FewerDatabases { from: u64, to: u64, used: Option<u64> },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
+    /// Writes fail for some milliseconds, and clients have to go elsewhere.
+    SwitchOver { from: Endpoint, to: Endpoint },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }
@@ -201,6 +204,27 @@ pub enum HeldReason {
     },
     /// `mode = "observe"`: differences are reported only.
     ObserveOnly,
+    /// A replica that is to take over, or that others wait for, does not have everything yet.
+    Syncing {
+        node: NodeName,
+        why: String,
+    },
+    /// More than one member takes writes: what is written to one is not in the other.
+    TwoPrimaries {
+        nodes: Vec<NodeName>,
+    },
+    /// No member takes writes, and none may be made to without a person.
+    NoPrimary {
+        why: String,
+    },
+    /// Somebody else began a `FAILOVER`.
+    ForeignFailover {
+        node: NodeName,
+    },
+    /// Members on several machines need addresses.
+    NoAddress {
+        node: NodeName,
+    },
     /// This release cannot do it.
     NotOffered {
         what: &'static str,
@@ -231,6 +255,11 @@ impl HeldReason {
             Self::Draining { .. } => "draining",
             Self::Suspended { .. } => "suspended",
             Self::ObserveOnly => "observe-only",
+            Self::Syncing { .. } => "syncing",
+            Self::TwoPrimaries { .. } => "two-primaries",
+            Self::NoPrimary { .. } => "no-primary",
+            Self::ForeignFailover { .. } => "foreign-failover",
+            Self::NoAddress { .. } => "no-address",
             Self::NotOffered { .. } => "not-offered",
         }
     }
@@ -258,6 +287,11 @@ impl HeldReason {
             | Self::PlacedElsewhere { .. }
             | Self::NoRoom { .. }
             | Self::Draining { .. }
+            | Self::Syncing { .. }
+            | Self::TwoPrimaries { .. }
+            | Self::NoPrimary { .. }
+            | Self::ForeignFailover { .. }
+            | Self::NoAddress { .. }
             | Self::NotOffered { .. } => false,
         }
     }

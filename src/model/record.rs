@@ -87,6 +87,16 @@ pub struct Seat {
     pub nodes: Vec<NodeName>,
     /// The port it was given: it keeps it, also when its creation is taken up again after a crash.
     pub port: u16,
+    /// The ports of members that have another one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<NodeName, u16>,
+}
+
+impl Seat {
+    /// The port of the member on this node.
+    pub fn port_on(&self, node: &NodeName) -> u16 {
+        self.ports.get(node).copied().unwrap_or(self.port)
+    }
 }
 
 impl FleetRecord {

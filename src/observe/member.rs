@@ -99,6 +99,7 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, r
     {
         data.folder = Folder::Replaced;
     }
+    let replication_password = Some(marker.replication_password().hash());
     Some(Member::Marked(MemberFacts {
         marker: marker.marker,
         server: seen.server,
@@ -106,6 +107,7 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, r
         spec: Twin { disk: disk.spec, memory: seen.spec },
         users: join(&disk.users, seen.users),
         acl_file_broken: disk.users.broken,
+        replication_password,
         unit_broken,
     }))
 }

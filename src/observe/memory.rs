@@ -10,7 +10,9 @@ use crate::model::acl::{AclUser, parse_server_line};
 use crate::model::binary::BinaryFacts;
 use crate::model::config_file::Directive;
 use crate::model::live::{Connections, Running};
-use crate::model::name::{OPERATOR_USER, UserName};
+use crate::model::name::{OPERATOR_USER, REPLICA_USER, UserName};
+use crate::model::password::{Fingerprint, PasswordHash};
+use crate::model::role::{Link, Replication};
 use crate::model::spec::InstanceSpec;
 
 /// Clients are listed one by one only up to this many.
@@ -51,7 +53,7 @@ pub async fn look(
         version: version.unwrap_or("unknown").to_owned(),
         loading,
         program_replaced: false,
-        replica: info_field(&info, "role") == Some("slave"),
+        replication: replication(&info),
         used_memory_bytes: number("used_memory"),
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
@@ -61,7 +63,10 @@ pub async fn look(
     if loading {
         return Ok(Memory { running, spec: None, users: None });
     }
-    let spec = spec(config?.into_texts()?, layout, binary);
+    let config = config?.into_texts()?;
+    let password = password(&config);
+    let mut spec = spec(config, layout, binary);
+    running.replication.password = password.filter(|_| takes_out_password(&mut spec));
     let users = users(&acl?.into_texts()?)?;
     if (1..=CLIENTS_LISTED_MAX).contains(&running.connections.total) {
         connection.set_timeout(end.left());
@@ -70,6 +75,44 @@ pub async fn look(
         running.connections.by_user = Some(BTreeMap::new());
     }
     Ok(Memory { running, spec: Some(spec), users: Some(users) })
+}
+
+fn replication(info: &str) -> Replication {
+    let field = |name: &str| info_field(info, name);
+    let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+    let replica = field("role") == Some("slave");
+    let link = replica.then(|| match (field("master_link_status"), field("master_sync_in_progress")) {
+        (_, Some("1")) => Link::Syncing { left_bytes: number("master_sync_left_bytes").unwrap_or_default() },
+        (Some("up"), _) => Link::Up,
+        (_, _) => Link::Down,
+    });
+    let offset = number(if replica { "slave_repl_offset" } else { "master_repl_offset" });
+    Replication {
+        link,
+        replid: field("master_replid").unwrap_or_default().to_owned(),
+        // All zeros: it was never promoted.
+        replid2: field("master_replid2").filter(|id| id.bytes().any(|byte| byte != b'0')).map(ToOwned::to_owned),
+        offset: offset.unwrap_or_default(),
+        foreign_failover: field("master_failover_state").is_some_and(|state| state != "no-failover"),
+        password: None,
+    }
+}
+
+/// Of the password with which it follows, as the users of the primary have it.
+fn password(config: &[String]) -> Option<Fingerprint> {
+    let mut pairs = config.chunks_exact(2);
+    let value = pairs.find_map(|pair| matches!(pair, [name, _] if name == "primaryauth").then(|| pair.last()).flatten())?;
+    (!value.is_empty()).then(|| PasswordHash::of_password(value.as_bytes()).fingerprint())
+}
+
+/// Takes the password of our own replication out of the settings: it follows from the role. Nobody else's is touched.
+fn takes_out_password(spec: &mut InstanceSpec) -> bool {
+    let ours = spec.get("primaryuser") == Some(REPLICA_USER) && spec.overlay().follows.is_some();
+    if ours {
+        spec.settings.remove("primaryuser");
+        spec.settings.remove("primaryauth");
+    }
+    ours
 }
 
 /// What differs from the binary's defaults. Paths that are as they should be are left out.

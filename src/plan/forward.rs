@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::found::Place;
 use super::plan;
+use crate::model::action::{Action, CutOverParts};
 use crate::model::binary::BinaryFacts;
 use crate::model::desired::Desired;
 use crate::model::effect::{effects, happen};
 use crate::model::live::{Live, Member, NodeFacts, Observed};
 use crate::model::marker::Marker;
-use crate::model::name::{InstanceName, NodeName};
+use crate::model::name::{InstanceName, NodeName, REPLICA_USER};
 use crate::model::plan::{HeldReason, Plan, Step, Subject};
+use crate::model::role;
 
 /// The most passes that are foreseen: a plan for a large fleet with a small budget says "and more" after that.
 const PASSES_MAX: usize = 200;
@@ -40,18 +42,19 @@ pub fn rest(desired: &Desired, live: &Live, first: &Plan) -> Vec<Plan> {
 
 /// Only a few steps can bring further ones into view; for the rest nothing has to be foreseen.
 fn opens_more(step: &Step) -> bool {
-    use crate::model::action::Action;
     match &step.action {
+        Action::CreateInstance(creation) => !creation.spec.overlay().is_open(),
+        Action::SetUser(change) => change.user.as_str() == REPLICA_USER,
         Action::StartInstance(_)
+        | Action::ChangeRole(_)
+        | Action::CutOver(_)
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
         | Action::DeleteInstance { .. }
         | Action::Restore { .. } => true,
         Action::WriteRecord(_)
         | Action::RepairUnit { .. }
-        | Action::CreateInstance(_)
         | Action::ChangeInstance(_)
-        | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
         | Action::Mark(_)
@@ -61,11 +64,23 @@ fn opens_more(step: &Step) -> bool {
 
 /// What the nodes show after these steps succeeded.
 pub fn carry(live: &mut Live, steps: &[Step]) {
-    let Live { nodes, binaries } = live;
     for step in steps {
-        let Some(Observed::Seen(node)) = nodes.get_mut(&step.node) else { continue };
-        let Some(binary) = binaries.get(&node.binary) else { continue };
-        take(node, step, binary);
+        if let Action::CutOver(change) = &step.action {
+            let CutOverParts { fence, call_off: _, promote, open, demote } = change.parts(step);
+            [fence, promote, open, demote].iter().for_each(|part| carry_one(live, part));
+        } else {
+            carry_one(live, step);
+        }
+    }
+}
+
+fn carry_one(live: &mut Live, step: &Step) {
+    let Live { nodes, binaries } = live;
+    let Some(Observed::Seen(node)) = nodes.get_mut(&step.node) else { return };
+    let Some(binary) = binaries.get(&node.binary) else { return };
+    take(node, step, binary);
+    if let Subject::Instance(name) = &step.subject {
+        role::catch_up(live, &step.node, name);
     }
 }
 

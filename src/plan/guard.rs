@@ -121,6 +121,10 @@ pub(super) fn may_restart(
         decision.hold(name, what, HeldReason::RestartLosesData { revision });
         return None;
     }
+    if let Some(reason) = scene.unready.clone() {
+        decision.hold(name, what, reason);
+        return None;
+    }
     match scene.budget.take(name) {
         Ok(()) => Some(restart_cost(&place.member.server, persists)),
         Err(behind) => {

@@ -1,10 +1,12 @@
 //! What is to be done about one instance.
 
+use jiff::Timestamp;
+
 use super::found::{Place, Places};
 use super::identity;
 use super::open::Upgrade;
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, acl, forward, guard, open, ports, settings};
+use super::{Decision, Scene, acl, forward, group, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
@@ -16,10 +18,10 @@ use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
 /// What is held where nothing at all can be done about an instance.
-const ANY_CHANGE: &str = "any change";
+pub(super) const ANY_CHANGE: &str = "any change";
 
 /// Decides about one name, whatever is known of it.
-pub(super) fn decide(scene: &mut Scene<'_>, name: &InstanceName, places: &Places<'_>) -> Decision {
+pub(super) fn decide<'a>(scene: &mut Scene<'a>, name: &'a InstanceName, places: &Places<'a>) -> Decision {
     let mut decision = Decision::default();
     match places.desired {
         Some(instance) if instance.ensure == Ensure::Present => present(scene, &mut decision, name, instance, places),
@@ -99,13 +101,20 @@ fn nothing_to_set_aside(place: &Place<'_>) -> bool {
     }
 }
 
-fn present(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, instance: &DesiredInstance, places: &Places<'_>) {
+fn present<'a>(
+    scene: &mut Scene<'a>,
+    decision: &mut Decision,
+    name: &'a InstanceName,
+    instance: &'a DesiredInstance,
+    places: &Places<'a>,
+) {
     let desired = scene.desired;
     // `desired/check` refuses a reference to a shard that is not declared.
     let Some(shard) = desired.shards.get(&instance.shard) else { return };
-    let [node] = shard.nodes.as_slice() else {
-        return decision.hold(name, "create", HeldReason::NotOffered { what: "an instance on a shard of several nodes" });
-    };
+    if group::concerns(shard, places) {
+        return group::decide(scene, decision, name, instance, shard, places);
+    }
+    let Some(node) = shard.nodes.first() else { return };
     if let Some(reason) = elsewhere(scene, node, places) {
         return decision.hold(name, ANY_CHANGE, reason);
     }
@@ -158,9 +167,6 @@ struct Wish<'a> {
 
 /// Is the instance, or may it be, somewhere else than on its node?
 fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<HeldReason> {
-    if places.ours.iter().any(|place| place.node != node) {
-        return Some(HeldReason::NotOffered { what: "moving an instance to another shard" });
-    }
     let seat = places.seat?;
     let machine = scene.live.seen(node).map(|(facts, _)| facts.machine.as_str()).unwrap_or_default();
     let unsure = |other: &&NodeName| {
@@ -218,9 +224,23 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
         Err(reason) => return decision.hold(name, "change the port", reason),
     };
     let spec = wanted.take_spec(port, address);
-    let wanted = &wanted;
+    scene.roster.adopt(name, seat, &place.member.marker.uid, place.node, port);
+    settle(scene, decision, name, instance, place, &wanted, &spec, None);
+}
+
+/// What one member that stands needs: to run, with these settings and users. `retiring`: since when it is no longer wanted.
+#[expect(clippy::too_many_arguments, reason = "one call site shape for members alone and in a group")]
+pub(super) fn settle(
+    scene: &mut Scene<'_>,
+    decision: &mut Decision,
+    name: &InstanceName,
+    instance: &DesiredInstance,
+    place: &Place<'_>,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+    retiring: Option<Timestamp>,
+) {
     let member = place.member;
-    scene.roster.adopt(name, seat, &member.marker.uid, place.node, port);
     match &member.server {
         Server::Silent { pid: _, why } => {
             let reason = HeldReason::NotAnswering { node: place.node.clone(), why: why.clone() };
@@ -229,8 +249,8 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
         Server::Up(running) if running.loading => {
             return decision.hold(name, ANY_CHANGE, HeldReason::Loading { node: place.node.clone() });
         }
-        Server::Down { .. } => open::start(scene, decision, name, place, wanted, &spec),
-        Server::Locked { .. } => open::reopen(scene, decision, name, place, wanted, &spec),
+        Server::Down { .. } => open::start(scene, decision, name, place, wanted, spec),
+        Server::Locked { .. } => open::reopen(scene, decision, name, place, wanted, spec),
         Server::Up(running) => {
             if member.data.folder != Folder::Present {
                 let why = "the data folder of the running server is gone, so its data is only in memory: copy it out \
@@ -240,10 +260,10 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
             if let Some(why) = &member.unit_broken {
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
-            up(scene, decision, name, place, running, wanted, &spec);
+            up(scene, decision, name, place, running, wanted, spec);
         }
     }
-    mark(decision, name, instance, place, wanted, &spec);
+    mark(decision, name, instance, place, wanted, spec, retiring);
 }
 
 /// A server that runs, answers, and has its data where it belongs.
@@ -276,8 +296,15 @@ fn up(
     }
 }
 
-fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec) -> bool {
+fn is_noted(
+    marker: &Marker,
+    instance: &DesiredInstance,
+    wanted: &Wanted,
+    spec: &InstanceSpec,
+    retiring: Option<Timestamp>,
+) -> bool {
     marker.stage == Stage::Active
+        && marker.retiring == retiring
         && marker.tenant == instance.tenant
         && marker.protect == instance.protect
         && marker.applied.settings == spec.settings
@@ -292,9 +319,10 @@ fn mark(
     place: &Place<'_>,
     wanted: &Wanted,
     spec: &InstanceSpec,
+    retiring: Option<Timestamp>,
 ) {
     let marker = &place.member.marker;
-    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec) {
+    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec, retiring) {
         return;
     }
     let after_steps =
@@ -308,7 +336,7 @@ fn mark(
     // A creation or a deletion that was begun and overtaken: the server runs and is wanted.
     let stage = if matches!(place.member.server, Server::Up(_)) { Stage::Active } else { after_steps.stage };
     let (tenant, protect) = (instance.tenant.clone(), instance.protect);
-    let target = Marker { tenant, protect, applied, stage, ..after_steps.clone() };
+    let target = Marker { tenant, protect, applied, stage, retiring, ..after_steps.clone() };
     let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
         Cause::Bookkeeping
     } else {

@@ -4,10 +4,12 @@
 mod acl;
 mod forward;
 mod found;
+mod group;
 mod guard;
 mod identity;
 mod instance;
 mod limits;
+mod migration;
 mod open;
 mod ports;
 mod record;
@@ -66,6 +68,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         budget: guard::Budget::new(desired, live),
         room: room::Room::new(desired, live),
         roster: record::Roster::new(&record),
+        unready: None,
     };
     let mut result = Decision::default();
     for (name, places) in &found.instances {
@@ -118,6 +121,8 @@ struct Scene<'a> {
     budget: guard::Budget,
     room: room::Room<'a>,
     roster: record::Roster<'a>,
+    /// Why no member of the instance at hand may restart now.
+    unready: Option<HeldReason>,
 }
 
 /// What was decided about one instance.

@@ -59,12 +59,43 @@ impl<'a> Ports<'a> {
         };
         let free = |port: &u16| !shard.nodes.iter().any(|node| taken(node, *port));
         let port = shard.ports.clone().find(free);
+        self.given.extend(port.map(|port| (machine(self.desired, node).cloned(), port)));
         let nodes = shard.nodes.iter().filter_map(|node| self.desired.nodes.get_key_value(node));
         for (node, _) in nodes {
             reserved.entry(machine(self.desired, node)).or_default().extend(port);
         }
         self.reserved = Some(reserved);
         port.ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })
+    }
+
+    /// The port of a further member: that of the others if it is free there, else another one.
+    ///
+    /// # Errors
+    /// As [`Ports::for_new`].
+    pub(super) fn for_fellow(
+        &mut self,
+        name: &InstanceName,
+        wanted: &DesiredInstance,
+        shard: &Shard,
+        node: &NodeName,
+        others: Option<u16>,
+    ) -> Result<u16, HeldReason> {
+        let free =
+            |port: &u16| !self.is_anothers(name, node, *port) && (shard.ports.contains(port) || wanted.port == Some(*port));
+        self.for_new(name, wanted, shard, node, others.filter(free))
+    }
+
+    /// Does another instance have it on this machine, whether that runs or not?
+    fn is_anothers(&self, name: &InstanceName, node: &NodeName, port: u16) -> bool {
+        let (desired, here) = (self.desired, machine(self.desired, node));
+        let beside = |other: &NodeName| machine(desired, other) == here;
+        let seated = self.record.roster.iter().filter(|(other, _)| *other != name);
+        let declared = self.desired.instances.iter().filter(|(other, instance)| *other != name && instance.port == Some(port));
+        let nodes = |instance: &DesiredInstance| desired.shards.get(&instance.shard).map_or(&[][..], |shard| &shard.nodes);
+        seated
+            .flat_map(|(_, seat)| seat.nodes.iter().map(|node| (node, seat.port_on(node))))
+            .any(|(node, has)| has == port && beside(node))
+            || declared.flat_map(|(_, instance)| nodes(instance)).any(beside)
     }
 
     /// Gives a port out, unless something listens there or this plan gave it to another creation on the same machine.
@@ -139,7 +170,7 @@ fn reserved<'a>(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -
     }
     for seat in record.roster.values() {
         for node in &seat.nodes {
-            reserved.entry(machine(desired, node)).or_default().insert(seat.port);
+            reserved.entry(machine(desired, node)).or_default().insert(seat.port_on(node));
         }
     }
     reserved

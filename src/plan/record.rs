@@ -49,11 +49,24 @@ impl<'a> Roster<'a> {
         uid
     }
 
+    /// The identity of an instance that will be made: the one that a creation was begun with, unless its data was set aside.
+    pub(super) fn uid(&self, instance: &InstanceName, seat: Option<&Seat>, used: &[&str]) -> String {
+        let same = seat.filter(|seat| !used.contains(&seat.uid.as_str()));
+        same.map_or_else(|| self.record.next_uid(instance), |seat| seat.uid.clone())
+    }
+
+    /// Enters where all members of an instance are, and will be.
+    pub(super) fn place(&mut self, instance: &InstanceName, before: Option<&Seat>, seat: Seat) {
+        if before != Some(&seat) {
+            self.changes.insert(instance.clone(), Some(seat));
+        }
+    }
+
     /// Enters an instance that stands on a node under this identity.
     pub(super) fn adopt(&mut self, instance: &InstanceName, seat: Option<&Seat>, uid: &str, node: &NodeName, port: u16) {
         let same = |seat: &Seat| seat.uid == uid && seat.port == port && seat.nodes.iter().eq([node]);
         if !seat.is_some_and(same) {
-            let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()], port };
+            let seat = Seat { uid: uid.to_owned(), nodes: vec![node.clone()], port, ports: BTreeMap::new() };
             self.changes.insert(instance.clone(), Some(seat));
         }
     }

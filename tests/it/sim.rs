@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use valkeeper::fleet::{Execute, Held, Observe};
 use valkeeper::host::tell::Tell;
-use valkeeper::model::action::{Action, Standing};
+use valkeeper::model::action::{Action, CutOverParts, Standing};
 use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::Half;
 use valkeeper::model::effect::{Effect, effects, happen};
@@ -70,6 +70,11 @@ impl Sim {
 
     /// One attempt at one step, with whatever fault is due.
     pub fn take(&self, step: &Step) -> Outcome {
+        if let Action::CutOver(change) = &step.action {
+            let CutOverParts { fence, call_off: _, promote, open, demote } = change.parts(step);
+            let not_done = [fence, promote, open, demote].iter().map(|part| self.take(part)).find(|outcome| !outcome.is_done());
+            return not_done.unwrap_or(Outcome::Done);
+        }
         if self.unseen.lock().unwrap().contains(&step.node) {
             self.law(format!("a step on the unseen node {}: {step:?}", step.node));
             return Outcome::NotReached("unseen".into());

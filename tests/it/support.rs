@@ -187,9 +187,15 @@ impl World {
         let before = facts.records.get(&fleet()).cloned();
         let mut after = before.as_deref().cloned().unwrap_or_else(|| FleetRecord::new(fleet()));
         after.generation += 1;
-        after
-            .roster
-            .insert(name(of), valkeeper::model::record::Seat { uid: UID.to_owned(), nodes: vec![node_name()], port: 6400 });
+        after.roster.insert(
+            name(of),
+            valkeeper::model::record::Seat {
+                uid: UID.to_owned(),
+                nodes: vec![node_name()],
+                port: 6400,
+                ports: Default::default(),
+            },
+        );
         self.take(Subject::Fleet, Action::WriteRecord(Change::new(before, Some(Arc::new(after))).unwrap())).await
     }
 

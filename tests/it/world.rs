@@ -130,6 +130,7 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
         mode: Default::default(),
         ensure: if rng.random_bool(0.1) { Ensure::Absent } else { Ensure::Present },
         protect: rng.random_bool(0.1),
+        primary: None,
         port: rng.random_bool(0.2).then(|| 6420 + 2 * index + rng.random_range(0..2)),
         settings,
         users: (0..3)

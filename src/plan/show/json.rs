@@ -79,6 +79,7 @@ fn cost(cost: &Cost) -> Value {
         Cost::Rewrite { .. } => "rewrite",
         Cost::FewerDatabases { .. } => "fewer-databases",
         Cost::Shrinks { .. } => "shrinks",
+        Cost::SwitchOver { .. } => "switch-over",
         Cost::DataGone { .. } => "data-gone",
     };
     json!({ "kind": kind, "message": words::cost(cost) })
@@ -106,6 +107,10 @@ fn action(action: &Action) -> Value {
         Action::RepairUnit { why } => json!({ "why": why }),
         Action::ChangeInstance(change) => {
             json!({ "before": change.change.before(), "after": change.change.after(), "restart": change.restart })
+        }
+        Action::ChangeRole(change) => json!({ "before": change.before, "after": change.after }),
+        Action::CutOver(change) => {
+            json!({ "target": change.target, "from": change.from.to_string(), "to": change.to.to_string() })
         }
         Action::SetUser(change) => json!({
             "user": change.user, "before": change.change.before(), "after": change.change.after(), "closes_connections": change.close,

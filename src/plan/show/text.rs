@@ -141,6 +141,9 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
                 out.line(5, &format!("~ {}: {} -> {}{place}{drift}", line.name, line.before, line.after));
             }
         }
+        Action::ChangeRole(_) | Action::CutOver(_) => {
+            out.line(3, &format!("~ the server on node {}: {} {tail}", step.node, step.action.imperative()));
+        }
         Action::SetUser(change) => {
             let new = change.change.before().memory.is_absent();
             let by_hand = if meddled_with(step, change, live) { " (drift too: somebody changed it by hand)" } else { "" };

@@ -50,6 +50,9 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*used_bytes),
             show_size(*limit_bytes)
         ),
+        Cost::SwitchOver { from, to } => {
+            format!("writes fail for some milliseconds; clients go from {from} to {to}, and {from} sends them there")
+        }
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
 }
@@ -99,6 +102,8 @@ fn free(action: &Action) -> &'static str {
         | Action::Mark(_)
         | Action::WriteRecord(_) => "no connection is dropped",
         Action::CreateInstance(_)
+        | Action::ChangeRole(_)
+        | Action::CutOver(_)
         | Action::StartInstance(_)
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
@@ -179,6 +184,25 @@ pub fn held_reason(reason: &HeldReason) -> String {
             format!("suspended by {by} until {until} ({why}): \"valkeeper resume\" ends that")
         }
         HeldReason::ObserveOnly => "mode = \"observe\": it is reported and not changed".to_owned(),
+        HeldReason::Syncing { node, why } => format!("waits for its replica on node {node}: {why}"),
+        HeldReason::TwoPrimaries { nodes } => {
+            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+            format!(
+                "its servers on nodes {} both take writes, and neither has what is written to the other: keep clients from one of \
+                 them, save what it has that the other lacks, and make it follow (REPLICAOF)",
+                nodes.join(" and ")
+            )
+        }
+        HeldReason::NoPrimary { why } => format!(
+            "{why}, so no server of it takes writes, and none is made to: look which of them has the newest data, and make that one \
+             a primary by hand (REPLICAOF NO ONE, min-replicas-to-write 0)"
+        ),
+        HeldReason::ForeignFailover { node } => {
+            format!("somebody began a FAILOVER of its server on node {node}: let it end, or end it with FAILOVER ABORT")
+        }
+        HeldReason::NoAddress { node } => {
+            format!("node {node} has no address at which the other members reach it: give it one in [nodes.{node}]")
+        }
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
     }
 }

@@ -1,0 +1,206 @@
+//! The stage function: from how the members of one instance stand to each other, to what comes next. Every case of the
+//! resumption table (facts E.4) is decided here from what is seen, so a process may die anywhere.
+//!
+//! Never promotes or opens on missing information, and never with two members that take writes.
+
+use crate::model::action::RoleStage;
+use crate::model::change::{Half, Twin};
+use crate::model::live::{MemberFacts, Running, Server};
+use crate::model::name::NodeName;
+use crate::model::plan::HeldReason;
+use crate::model::role::{Endpoint, Link, Overlay};
+use crate::model::size::show_size;
+
+/// A replica that is further behind than this is waited for: the writers must not wait for it. Bytes of the replication
+/// stream, which a link of 100 Mbit/s carries in 0.1 s.
+const LAG_BYTES_MAX: u64 = 1 << 20;
+
+/// One member, as the table looks at it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fellow<'a> {
+    pub node: &'a NodeName,
+    pub endpoint: &'a Endpoint,
+    pub member: &'a MemberFacts,
+    /// Its node is one of the instance's shard.
+    pub wanted: bool,
+}
+
+/// Another role for a member, by its place in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub of: usize,
+    pub stage: RoleStage,
+    pub after: Twin<Overlay>,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// One member takes writes. The turns bring others behind it.
+    Led { primary: usize, turns: Vec<Turn> },
+    /// A switch-over is under way: nothing else is done before this.
+    Between(Turn),
+    /// Nobody takes writes now; a member that does when it is started, or answers again, is not up.
+    Headless,
+    /// Nothing may be done about roles.
+    Held(HeldReason),
+}
+
+/// Decides by what is seen of all members. `chosen`: who shall be primary where this one is or was.
+pub(super) fn stage(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
+    let failover = |fellow: &&Fellow<'_>| up(fellow.member).is_some_and(|running| running.replication.foreign_failover);
+    if let Some(fellow) = fellows.iter().find(failover) {
+        return Stage::Held(HeldReason::ForeignFailover { node: fellow.node.clone() });
+    }
+    let open = |(_, fellow): &(usize, &Fellow<'_>)| in_force(fellow) == Some(Overlay::OPEN);
+    let open: Vec<usize> = fellows.iter().enumerate().filter(open).map(|(place, _)| place).collect();
+    match open.as_slice() {
+        [primary] => led(fellows, *primary),
+        [] => between(fellows, chosen),
+        [..] => {
+            let nodes = open.iter().filter_map(|place| fellows.get(*place)).map(|fellow| fellow.node.clone());
+            Stage::Held(HeldReason::TwoPrimaries { nodes: nodes.collect() })
+        }
+    }
+}
+
+/// Could this member take over from the primary now?
+///
+/// # Errors
+/// What it waits for.
+pub(super) fn caught_up(primary: &Fellow<'_>, target: &Fellow<'_>) -> Result<(), HeldReason> {
+    follows(primary, target)?;
+    let wait = |why: String| Err(HeldReason::Syncing { node: target.node.clone(), why });
+    let (Some(from), Some(to)) = (up(primary.member), up(target.member)) else {
+        return wait("it is not up".to_owned());
+    };
+    // A promoted server whose first AOF is not finished would lose everything in a crash (facts E.6).
+    if to.aof_rewriting {
+        return wait("it writes its first append-only file".to_owned());
+    }
+    let lag = from.replication.offset.saturating_sub(to.replication.offset);
+    if lag > LAG_BYTES_MAX { wait(format!("it is {} behind", show_size(lag))) } else { Ok(()) }
+}
+
+/// Does it follow the primary, and get what is written there?
+///
+/// # Errors
+/// What is missing.
+pub(super) fn follows(primary: &Fellow<'_>, target: &Fellow<'_>) -> Result<(), HeldReason> {
+    let wait = |why: String| Err(HeldReason::Syncing { node: target.node.clone(), why });
+    let (Some(from), Some(to)) = (up(primary.member), up(target.member)) else {
+        return wait("it is not up".to_owned());
+    };
+    let follower = Overlay::follower(primary.endpoint.clone());
+    if target.member.role_on_disk().as_ref() != Some(&follower) || in_force(target) != Some(follower) {
+        return wait("it does not follow the primary yet".to_owned());
+    }
+    match &to.replication.link {
+        Some(Link::Up) if to.replication.replid == from.replication.replid => Ok(()),
+        Some(Link::Syncing { left_bytes }) => wait(format!("it receives the data ({} left)", show_size(*left_bytes))),
+        Some(Link::Up | Link::Down) | None => wait("its link to the primary is not up".to_owned()),
+    }
+}
+
+fn up(member: &MemberFacts) -> Option<&Running> {
+    match &member.server {
+        Server::Up(running) if !running.loading => Some(running),
+        Server::Up(_) | Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,
+    }
+}
+
+fn in_force(fellow: &Fellow<'_>) -> Option<Overlay> {
+    up(fellow.member).and_then(|_| fellow.member.role_in_force())
+}
+
+/// One member takes writes; the others are to follow it.
+fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
+    let Some(leader) = fellows.get(primary) else { return Stage::Headless };
+    let mut turns = Vec::new();
+    if leader.member.role_on_disk() != Some(Overlay::OPEN) {
+        turns.push(Turn { of: primary, stage: RoleStage::CallOff, after: Twin::both(Overlay::OPEN) });
+    }
+    for (of, fellow) in fellows.iter().enumerate().filter(|(of, _)| *of != primary) {
+        let Some(found) = in_force(fellow) else { continue };
+        let wanted = Overlay::follower(leader.endpoint.clone());
+        let as_wanted = found == wanted && fellow.member.role_on_disk().as_ref() == Some(&wanted);
+        if (as_wanted && fellow.member.follows_as_itself()) || is_last_copy(leader, fellow, &found) {
+            continue;
+        }
+        let stage = if found == Overlay::FENCED { RoleStage::Demote } else { RoleStage::Attach };
+        turns.push(Turn { of, stage, after: Twin::both(wanted) });
+    }
+    Stage::Led { primary, turns }
+}
+
+/// The old primary of a move whose history the new one cannot show to be its own (it was restarted, facts E.4): it stays as
+/// it is until it leaves, as a copy.
+fn is_last_copy(leader: &Fellow<'_>, old: &Fellow<'_>, found: &Overlay) -> bool {
+    let (Some(new), Some(running)) = (up(leader.member), up(old.member)) else { return true };
+    let kin = [Some(&new.replication.replid), new.replication.replid2.as_ref()].contains(&Some(&running.replication.replid));
+    *found == Overlay::FENCED && !old.wanted && !kin
+}
+
+/// Nobody takes writes: how far did the switch-over come?
+fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
+    let in_order = || fellows.iter().enumerate();
+    if fellows.iter().any(|fellow| in_force(fellow).is_none()) {
+        return Stage::Headless;
+    }
+    let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED);
+    let on_disk = |fellow: &Fellow<'_>| fellow.member.role_on_disk();
+    let file = |wanted: &Overlay| in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).as_ref() == Some(wanted));
+    let promoted = in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).is_some_and(|role| role.follows.is_some()));
+    match (file(&Overlay::OPEN), promoted, file(&Overlay::FENCED)) {
+        // Its file was written last, the fence is still to be lifted.
+        (Some((of, _)), None, _) => turn(of, RoleStage::Open, Overlay::OPEN),
+        (None, Some((of, target)), _) => open_promoted(fellows, of, target),
+        (None, None, Some((of, source))) => promote(fellows, of, source, chosen(of)),
+        (Some(_), Some(_), _) => held("two of its members are on their way to be the primary"),
+        (None, None, None) => held("all of its members are replicas"),
+    }
+}
+
+fn held(why: &str) -> Stage {
+    Stage::Held(HeldReason::NoPrimary { why: why.to_owned() })
+}
+
+fn turn(of: usize, stage: RoleStage, after: Overlay) -> Stage {
+    Stage::Between(Turn { of, stage, after: Twin::both(after) })
+}
+
+/// A replica was promoted and not opened: its file still says whom it followed.
+fn open_promoted(fellows: &[Fellow<'_>], of: usize, target: &Fellow<'_>) -> Stage {
+    let Some(followed) = target.member.role_on_disk().and_then(|role| role.follows) else { return Stage::Headless };
+    let Some(source) = fellows.iter().find(|fellow| *fellow.endpoint == followed) else {
+        return held("the member that was to hand over is gone before the new primary took over");
+    };
+    let (Some(new), Some(old)) = (up(target.member), up(source.member)) else { return Stage::Headless };
+    let has_stepped_down = in_force(source).and_then(|role| role.follows).as_ref() == Some(target.endpoint);
+    let is_fenced = in_force(source) == Some(Overlay::FENCED) && source.member.role_on_disk() == Some(Overlay::FENCED);
+    let is_heir = new.replication.replid2.as_ref() == Some(&old.replication.replid);
+    if has_stepped_down || (is_fenced && is_heir) {
+        turn(of, RoleStage::Open, Overlay::OPEN)
+    } else {
+        // It was restarted, and what it has is not known to be everything.
+        turn(of, RoleStage::Attach, Overlay::follower(followed))
+    }
+}
+
+/// The primary is fenced and nobody was promoted.
+fn promote(fellows: &[Fellow<'_>], of: usize, source: &Fellow<'_>, chosen: usize) -> Stage {
+    let call_off = || turn(of, RoleStage::CallOff, Overlay::OPEN);
+    let Some(target) = fellows.get(chosen).filter(|_| chosen != of) else { return call_off() };
+    let (Some(from), Some(to)) = (up(source.member), up(target.member)) else { return Stage::Headless };
+    if caught_up(source, target).is_err() {
+        return call_off();
+    }
+    if to.replication.offset < from.replication.offset {
+        let behind = from.replication.offset - to.replication.offset;
+        let why = format!("the last {} before it takes over", show_size(behind));
+        return Stage::Held(HeldReason::Syncing { node: target.node.clone(), why });
+    }
+    let disk = target.member.role_on_disk().map_or(Half::Absent, Half::Seen);
+    let after = Twin { disk, memory: Half::Seen(Overlay::FENCED) };
+    Stage::Between(Turn { of: chosen, stage: RoleStage::Promote, after })
+}

@@ -1,0 +1,152 @@
+//! Writers that follow their instance wherever it goes, and remember what was acknowledged; and a watcher that sees two
+//! members take writes at once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::site::Client;
+
+/// Connections at once.
+const WRITERS: usize = 4;
+/// Between two writes of one connection: together some 2,000 a second.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Where an instance may be reached: the config files of its members.
+#[derive(Clone)]
+pub struct Places {
+    pub configs: Vec<PathBuf>,
+    pub user: &'static str,
+    pub password: &'static str,
+}
+
+impl Places {
+    fn client(&self, place: usize) -> Option<Client> {
+        let config = fs::read_to_string(&self.configs[place % self.configs.len()]).ok()?;
+        let port = config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()?;
+        let mut client = Client::to(port).ok()?;
+        (client.try_ask(&format!("AUTH {} {}", self.user, self.password))? == "+OK").then_some(client)
+    }
+
+    /// Takes it writes? Nothing: it cannot be told.
+    fn is_open(&self, place: usize) -> Option<bool> {
+        let mut client = self.client(place)?;
+        let role = client.try_ask("INFO replication")?;
+        let fence = client.try_ask("CONFIG GET min-replicas-to-write")?;
+        Some(role.contains("role:master") && !fence.contains("1000000"))
+    }
+}
+
+struct Written {
+    acknowledged: Vec<u64>,
+    longest_gap: Duration,
+}
+
+/// Writers and a watcher at work.
+pub struct Writers {
+    places: Places,
+    over: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Written>>,
+    watcher: JoinHandle<u64>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Account {
+    pub acknowledged: usize,
+    pub lost: usize,
+    pub twice: usize,
+    pub longest_gap: Duration,
+    /// How often two members took writes at one moment.
+    pub both_open: u64,
+}
+
+impl Writers {
+    pub fn start(places: &Places) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let writers = (0..WRITERS).map(|writer| {
+            let (places, over) = (places.clone(), Arc::clone(&over));
+            std::thread::spawn(move || write(&places, writer, &over))
+        });
+        let watcher = {
+            let (places, over) = (places.clone(), Arc::clone(&over));
+            std::thread::spawn(move || watch(&places, &over))
+        };
+        Self { places: places.clone(), over: Arc::clone(&over), writers: writers.collect(), watcher }
+    }
+
+    /// Ends them, and counts at the member that takes writes.
+    pub fn end(self) -> Account {
+        self.over.store(true, Ordering::Relaxed);
+        let written: Vec<Written> = self.writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        let both_open = self.watcher.join().unwrap();
+        let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
+        let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
+        let mut account = Account { acknowledged: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, both_open };
+        for (writer, Written { acknowledged, longest_gap }) in written.into_iter().enumerate() {
+            let there = client.ask(&format!("LRANGE log:{writer} 0 -1"));
+            let there: Vec<u64> = there.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
+            let unique: BTreeSet<u64> = there.iter().copied().collect();
+            account.acknowledged += acknowledged.len();
+            account.lost += acknowledged.iter().filter(|number| !unique.contains(number)).count();
+            account.twice += there.len() - unique.len();
+            account.longest_gap = account.longest_gap.max(longest_gap);
+        }
+        account
+    }
+}
+
+fn write(places: &Places, writer: usize, over: &AtomicBool) -> Written {
+    let (mut number, mut place, mut client) = (0, 0, None);
+    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO };
+    let mut last = Instant::now();
+    // What was sent is followed until it is acknowledged, so that every number is in the list in the end.
+    while !over.load(Ordering::Relaxed) {
+        let reply = match &mut client {
+            None => {
+                client = places.client(place);
+                if client.is_none() {
+                    place += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                continue;
+            }
+            Some(client) => Client::try_ask(client, &format!("RPUSH log:{writer} {number}")),
+        };
+        if reply.is_some_and(|reply| reply.starts_with(':')) {
+            written.longest_gap = written.longest_gap.max(last.elapsed());
+            last = Instant::now();
+            written.acknowledged.push(number);
+            number += 1;
+            std::thread::sleep(PAUSE);
+        } else {
+            (client, place) = (None, place + 1);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    written
+}
+
+/// One is open, then another, then the first one still: there was a moment when both were.
+fn watch(places: &Places, over: &AtomicBool) -> u64 {
+    let mut both = 0;
+    let all = places.configs.len();
+    while !over.load(Ordering::Relaxed) {
+        for first in 0..all {
+            let others = (0..all).filter(|other| *other != first);
+            if places.is_open(first) != Some(true) {
+                continue;
+            }
+            let open: Vec<usize> = others.filter(|other| places.is_open(*other) == Some(true)).collect();
+            if !open.is_empty() && places.is_open(first) == Some(true) {
+                both += 1;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    both
+}
