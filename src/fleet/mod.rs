@@ -1,7 +1,6 @@
 //! The nodes as one: looking at them and acting on them. What is behind (in process, ssh, a simulator) is not seen here.
 
 pub mod connection;
-mod cut_over;
 pub mod local;
 pub mod nodes;
 pub mod session;

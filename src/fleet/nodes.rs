@@ -1,5 +1,7 @@
 //! The nodes of a fleet, each where it is: folders on this machine, hosts behind ssh.
 
+mod cut_over;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,7 @@ use futures_util::future::join_all;
 
 use super::local::Local;
 use super::session::Session;
-use super::{Execute, Held, Look, Observe, cut_over};
+use super::{Execute, Held, Look, Observe};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;

@@ -319,6 +319,8 @@ pub enum Note {
     UndeclaredUser { instance: InstanceName, user: UserName },
     /// Its instances may take more memory together than the node has.
     MemoryShort { node: NodeName, declared_bytes: u64, total_bytes: u64 },
+    /// A member whose node is no longer of the shard stays for a while, for the sake of its clients.
+    Leaves { instance: InstanceName, node: NodeName, since: Timestamp },
     /// Data of a deleted instance of this name is still kept.
     SetAside { instance: InstanceName, uid: String },
 }

@@ -16,7 +16,7 @@ use crate::model::desired::{DesiredInstance, Shard};
 use crate::model::live::{Live, MemberFacts, Observed, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, UserName};
 use crate::model::password::PasswordHash;
-use crate::model::plan::{Cause, Cost, HeldReason, Step};
+use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
 use crate::model::record::Seat;
 use crate::model::role::{self, Endpoint, Overlay};
 use crate::model::spec::InstanceSpec;
@@ -84,6 +84,9 @@ pub(super) fn decide<'a>(
         Stage::Between(turn) if group.unseen.is_empty() => group.take(decision, &turn),
         Stage::Between(_) => {}
         Stage::Headless => (0..group.members.len()).for_each(|place| group.converge(scene, decision, place, None, None)),
+        Stage::Held(reason @ HeldReason::TwoPrimaries { .. }) => decision.hold(name, "any change of roles", reason),
+        // Without all of them nobody knows.
+        Stage::Held(_) if !group.unseen.is_empty() => {}
         Stage::Held(reason) => decision.hold(name, "any change of roles", reason),
     }
     let added = group.joining(decision);
@@ -268,6 +271,7 @@ impl<'a> Group<'a> {
             spec,
             users,
         };
+        scene.ports.enter(node, port);
         decision.step(name, node, Action::CreateInstance(Box::new(creation)), Cause::Requested);
         Some(port)
     }
@@ -376,6 +380,7 @@ impl<'a> Group<'a> {
                 if self.leave(scene, decision, primary, member, since) {
                     return;
                 }
+                decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
                 Some(since)
             }
             Some(_) | None => None,

@@ -127,7 +127,8 @@ fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
         if (as_wanted && fellow.member.follows_as_itself()) || is_last_copy(leader, fellow, &found) {
             continue;
         }
-        let stage = if found == Overlay::FENCED { RoleStage::Demote } else { RoleStage::Attach };
+        let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED);
+        let stage = if was_primary { RoleStage::Demote } else { RoleStage::Attach };
         turns.push(Turn { of, stage, after: Twin::both(wanted) });
     }
     Stage::Led { primary, turns }

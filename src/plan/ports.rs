@@ -59,7 +59,6 @@ impl<'a> Ports<'a> {
         };
         let free = |port: &u16| !shard.nodes.iter().any(|node| taken(node, *port));
         let port = shard.ports.clone().find(free);
-        self.given.extend(port.map(|port| (machine(self.desired, node).cloned(), port)));
         let nodes = shard.nodes.iter().filter_map(|node| self.desired.nodes.get_key_value(node));
         for (node, _) in nodes {
             reserved.entry(machine(self.desired, node)).or_default().extend(port);
@@ -96,6 +95,11 @@ impl<'a> Ports<'a> {
             .flat_map(|(_, seat)| seat.nodes.iter().map(|node| (node, seat.port_on(node))))
             .any(|(node, has)| has == port && beside(node))
             || declared.flat_map(|(_, instance)| nodes(instance)).any(beside)
+    }
+
+    /// A port was given to a member of this plan: none beside it gets it too.
+    pub(super) fn enter(&mut self, node: &NodeName, port: u16) {
+        self.given.insert((machine(self.desired, node).cloned(), port));
     }
 
     /// Gives a port out, unless something listens there or this plan gave it to another creation on the same machine.

@@ -37,6 +37,9 @@ async fn first_failure(world: &World, lost: Option<&str>) -> Option<&'static str
     if world.on("a", remove).await != Outcome::Done {
         return Some("remove a user");
     }
+    if world.follow("a").await != Outcome::Done {
+        return Some("follow another server");
+    }
     // Last, because a restart brings the right back.
     if world.change("a", &aof, false).await != Outcome::Done {
         return Some("switch the AOF on again");

@@ -14,7 +14,7 @@ use valkeeper::fleet::{Execute as _, Observe as _};
 use valkeeper::host::ssh::Ssh;
 use valkeeper::host::tell::Tell;
 use valkeeper::model::acl::{AclUser, split_words};
-use valkeeper::model::action::{Action, Creation, SpecChange, UserChange, WantedUser, WantedUsers};
+use valkeeper::model::action::{Action, Creation, RoleChange, RoleStage, SpecChange, UserChange, WantedUser, WantedUsers};
 use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::{Change, Half, Twin};
 use valkeeper::model::live::{Member, MemberFacts, NodeFacts, Observed, Server};
@@ -23,6 +23,7 @@ use valkeeper::model::outcome::Outcome;
 use valkeeper::model::password::PasswordHash;
 use valkeeper::model::plan::{Cause, Step, Subject};
 use valkeeper::model::record::FleetRecord;
+use valkeeper::model::role::{Endpoint, Overlay};
 use valkeeper::model::setting::Settings;
 use valkeeper::model::spec::InstanceSpec;
 use valkeeper::observe::{Limits, Surroundings};
@@ -197,6 +198,23 @@ impl World {
             },
         );
         self.take(Subject::Fleet, Action::WriteRecord(Change::new(before, Some(Arc::new(after))).unwrap())).await
+    }
+
+    /// Makes it follow a server that does not answer, and take writes again.
+    pub async fn follow(&self, of: &str) -> Outcome {
+        let (facts, _) = self.look().await;
+        let spec = facts.member(&name(of)).unwrap().spec.clone();
+        let nobody = Endpoint::new("127.0.0.1".parse().unwrap(), 1);
+        let (before, after) = (Twin::both(Overlay::OPEN), Twin::both(Overlay::follower(nobody)));
+        let declared = spec.disk.seen().unwrap().clone();
+        for (stage, before, after) in [(RoleStage::Attach, &before, &after), (RoleStage::Open, &after, &before)] {
+            let (before, after, declared) = (before.clone(), after.clone(), declared.clone());
+            let outcome = self.on(of, Action::ChangeRole(Box::new(RoleChange { stage, before, after, declared }))).await;
+            if outcome != Outcome::Done {
+                return outcome;
+            }
+        }
+        Outcome::Done
     }
 
     /// Changes settings as a plan would.

@@ -250,6 +250,11 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
     if before.stage != after.stage {
         out.line(3, &format!(". its marker says {} and not {} any more [bookkeeping]", after.stage.word(), before.stage.word()));
     }
+    match (before.retiring, after.retiring) {
+        (None, Some(since)) => out.line(3, &format!(". its time to leave begins {since} [bookkeeping]")),
+        (Some(_), None) => out.line(3, ". it stays [bookkeeping]"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
     if before.applied != after.applied {
         out.line(3, &format!(". what was applied is noted in the marker {tail}"));
     }

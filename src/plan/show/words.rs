@@ -185,18 +185,8 @@ pub fn held_reason(reason: &HeldReason) -> String {
         }
         HeldReason::ObserveOnly => "mode = \"observe\": it is reported and not changed".to_owned(),
         HeldReason::Syncing { node, why } => format!("waits for its replica on node {node}: {why}"),
-        HeldReason::TwoPrimaries { nodes } => {
-            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
-            format!(
-                "its servers on nodes {} both take writes, and neither has what is written to the other: keep clients from one of \
-                 them, save what it has that the other lacks, and make it follow (REPLICAOF)",
-                nodes.join(" and ")
-            )
-        }
-        HeldReason::NoPrimary { why } => format!(
-            "{why}, so no server of it takes writes, and none is made to: look which of them has the newest data, and make that one \
-             a primary by hand (REPLICAOF NO ONE, min-replicas-to-write 0)"
-        ),
+        HeldReason::TwoPrimaries { nodes } => two_primaries(nodes),
+        HeldReason::NoPrimary { why } => no_primary(why),
         HeldReason::ForeignFailover { node } => {
             format!("somebody began a FAILOVER of its server on node {node}: let it end, or end it with FAILOVER ABORT")
         }
@@ -205,6 +195,22 @@ pub fn held_reason(reason: &HeldReason) -> String {
         }
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
     }
+}
+
+fn two_primaries(nodes: &[NodeName]) -> String {
+    let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    format!(
+        "its servers on nodes {} both take writes, and neither has what is written to the other: keep clients from one of them, \
+         save what it has that the other lacks, and make it follow (REPLICAOF)",
+        nodes.join(" and ")
+    )
+}
+
+fn no_primary(why: &str) -> String {
+    format!(
+        "{why}, so no server of it takes writes, and none is made to: look which of them has the newest data, and make that one a \
+         primary by hand (REPLICAOF NO ONE, then CONFIG SET min-replicas-to-write 0)"
+    )
 }
 
 fn no_room(node: &NodeName, resource: Resource, needed_bytes: u64, there_bytes: u64) -> String {
@@ -230,6 +236,9 @@ pub(super) fn note(note: &Note) -> String {
             "the instances of node {node} may take {} together, more than the {} of memory that it has",
             show_size(*declared_bytes),
             show_size(*total_bytes)
+        ),
+        Note::Leaves { instance, node, since } => format!(
+            "the old server of instance {instance} on node {node} leaves when guard.handover_grace is over, which began {since}"
         ),
         Note::SetAside { instance, uid } => {
             format!(

@@ -235,6 +235,7 @@ impl Node {
 fn still(member: &mut MemberFacts) {
     let nobody = Fingerprint::of(b"");
     let found = member.marker.operator;
+    member.replication_password = None;
     member.marker.machine = String::new();
     member.marker.created = jiff::Timestamp::UNIX_EPOCH;
     member.marker.operator = nobody;
@@ -244,6 +245,7 @@ fn still(member: &mut MemberFacts) {
             used_memory_bytes: 0,
             aof_rewriting: false,
             connections: Connections::default(),
+            replication: Default::default(),
             ..running.clone()
         }),
         Server::Down { .. } => Server::Down { why: None },

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::nodes::Nodes;
+use super::Nodes;
 use crate::host::clock::{Deadline, Poll};
 use crate::host::tell::Tell;
 use crate::model::action::{CutOver, CutOverParts};
