@@ -61,9 +61,9 @@ impl<'a> Playbook<'a> {
         fs::write(folder.join("valkey-play@.service"), unit.replace("valkey-%i", "valkey-play-%i")).expect("a file");
         let instance = |(number, name): (usize, String)| {
             let users = json!([
-                {"name": "admin", "sha256": ADMIN_HASH, "keys": "~*", "commands": "+@all"},
-                {"name": "app", "sha256": APP_HASH, "keys": "~app:*", "commands": "+@all -@dangerous"},
-                {"name": "reader", "sha256": READER_HASH, "keys": "~public:*", "commands": "+@read -@dangerous"},
+                {"name": "admin", "sha256": ADMIN_HASH, "patterns": "~*", "rules": "+@all"},
+                {"name": "app", "sha256": APP_HASH, "patterns": "~app:*", "rules": "+@all -@dangerous"},
+                {"name": "reader", "sha256": READER_HASH, "patterns": "~public:*", "rules": "+@read -@dangerous"},
             ]);
             json!({"name": name, "port": 6400 + number, "max_memory_mb": 64, "timeout": 300, "users": users})
         };
