@@ -34,7 +34,7 @@ pub fn wanted(instances: usize, per_node: usize) -> Desired {
             .map(|name| {
                 (
                     name.clone(),
-                    DesiredNode { at: Origin::default(), reach: Reach::Local(format!("./{name}")), address: None, drain: false },
+                    DesiredNode { at: Origin::default(), reach: Reach::Ssh(name.to_string()), address: None, drain: false },
                 )
             })
             .collect(),
