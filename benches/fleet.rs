@@ -113,7 +113,14 @@ fn against(playbook: &Playbook, created: Duration, looked: Duration) {
     let idle = [timed(|| playbook.run_idle()).1, timed(|| playbook.run_idle()).1];
     let ratio = |slow: Duration, fast: Duration| slow.as_secs_f64() / fast.as_secs_f64();
     let creates = first.as_secs_f64();
-    println!("a playbook that makes {INSTANCES} instances: {creates:.1} s; valkeeper is {:.0} times faster (target 20)", ratio(first, created));
+    println!(
+        "a playbook that makes {INSTANCES} instances: {creates:.1} s; valkeeper is {:.0} times faster (target 20)",
+        ratio(first, created)
+    );
     let finds = median(&idle);
-    println!("that playbook finding nothing to do: {:.1} s; valkeeper is {:.0} times faster (target 60)", finds.as_secs_f64(), ratio(finds, looked));
+    println!(
+        "that playbook finding nothing to do: {:.1} s; valkeeper is {:.0} times faster (target 60)",
+        finds.as_secs_f64(),
+        ratio(finds, looked)
+    );
 }

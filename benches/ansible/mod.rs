@@ -29,7 +29,8 @@ pub struct Playbook<'a> {
 impl<'a> Playbook<'a> {
     /// The hosts get Python for it.
     pub fn new(hosts: &'a Hosts) -> Result<Self, String> {
-        let program = program().ok_or("there is no ansible-playbook on PATH, and ANSIBLE_PLAYBOOK names none: install ansible-core")?;
+        let program =
+            program().ok_or("there is no ansible-playbook on PATH, and ANSIBLE_PLAYBOOK names none: install ansible-core")?;
         thread::scope(|scope| {
             for host in &hosts.lab.hosts {
                 scope.spawn(|| install_python(&host.root));

@@ -77,7 +77,11 @@ fn write(folder: &Path, nodes: usize, each: usize) {
         fs::write(folder.join(format!("{name}.json")), text).expect("a file");
     }
     let text = serde_json::to_string(&binary).expect("facts");
-    println!("{nodes} nodes of {each} instances: the facts of a node are {} KiB, of its binary {} KiB", bytes / nodes / 1024, text.len() / 1024);
+    println!(
+        "{nodes} nodes of {each} instances: the facts of a node are {} KiB, of its binary {} KiB",
+        bytes / nodes / 1024,
+        text.len() / 1024
+    );
     fs::write(folder.join("binary"), text).expect("a file");
     let program = env::current_exe().expect("this program");
     let script = format!("#!/bin/sh\nexec {} {AGENT} {} \"$@\"\n", program.display(), folder.display());
@@ -90,7 +94,8 @@ fn control(folder: &Path, nodes: usize, instances: usize) {
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).expect("files");
     let desired = settled::wanted(nodes * instances, instances);
-    let places: BTreeMap<NodeName, Place> = desired.nodes.keys().map(|name| (name.clone(), Place::Ssh(name.to_string()))).collect();
+    let places: BTreeMap<NodeName, Place> =
+        desired.nodes.keys().map(|name| (name.clone(), Place::Ssh(name.to_string()))).collect();
     let means = Means {
         surroundings: Surroundings::of_this_process(Limits::default()),
         ssh: Ssh::new(Some(folder.join("ssh").into_os_string())),
@@ -101,7 +106,10 @@ fn control(folder: &Path, nodes: usize, instances: usize) {
     let (live, took) = timed(|| runtime.block_on(fleet.observe()));
     if let Some(unseen) = first_unseen(&live) {
         let (seen, most) = (live.seen_nodes().count(), Spent::now().peak_kib / 1024);
-        println!("  BEYOND THE LIMIT: {seen} of them are seen at the first look, in {:.1} s and {most} MiB; the others: {unseen}", took.as_secs_f64());
+        println!(
+            "  BEYOND THE LIMIT: {seen} of them are seen at the first look, in {:.1} s and {most} MiB; the others: {unseen}",
+            took.as_secs_f64()
+        );
         return;
     }
     drop(live);

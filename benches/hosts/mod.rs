@@ -107,7 +107,8 @@ impl Hosts {
 
     /// Asks each server what valkeeper asks it, each by a valkey-cli of its own, all of a host side by side.
     pub fn look_by_hand(&self) -> Scripts {
-        let folder = |host: &str| self.lab.hosts.iter().find(|one| one.name == host).expect("a host").file("/var/lib/valkeeper/instances");
+        let folder =
+            |host: &str| self.lab.hosts.iter().find(|one| one.name == host).expect("a host").file("/var/lib/valkeeper/instances");
         let ask = |host: &str, name: String| {
             let password = operator_password(&folder(host).join(format!("{name}.toml")));
             format!(
@@ -135,7 +136,8 @@ impl Scripts {
     /// Runs them to their ends; did all end well?
     pub fn run(&self) -> bool {
         let start = |(host, script): &(String, String)| {
-            let mut ssh = Command::new(&self.ssh).args(["-T", "--", host, "exec sh -s"]).stdin(Stdio::piped()).spawn().expect("ssh");
+            let mut ssh =
+                Command::new(&self.ssh).args(["-T", "--", host, "exec sh -s"]).stdin(Stdio::piped()).spawn().expect("ssh");
             ssh.stdin.take().expect("its input").write_all(script.as_bytes()).expect("a shell that reads");
             ssh
         };
@@ -185,7 +187,8 @@ impl Daemon {
         let own = self.process.id();
         let children = fs::read_dir(format!("/proc/{own}/task")).expect("its threads").flatten();
         let children = children.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-        let child = children.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).next();
+        let child =
+            children.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).next();
         vec![("the daemon", memory(own)), ("one ssh", memory(child.expect("it keeps connections")))]
     }
 }

@@ -106,4 +106,3 @@ fn instance(n: usize, shard: ShardName) -> DesiredInstance {
         users: (0..3).map(|u| (UserName::new(&format!("user{u}")).expect("a name"), user(u))).collect(),
     }
 }
-
