@@ -172,8 +172,9 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
-    let seated = || seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
-    let remembered = begun.and_then(ports::current).or_else(seated);
+    // A marker may be from before somebody else took its port, and the roster knows better.
+    let seated = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
+    let remembered = [begun.and_then(ports::current), seated];
     let port = match scene.ports.for_new(name, instance, shard, node, remembered) {
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
@@ -210,7 +211,7 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
     let Wish { name, instance, shard, node: _, seat, address } = *wish;
     let port = match scene.ports.for_member(name, instance, place.member, place.node) {
         Ok(Some(port)) => Ok(port),
-        Ok(None) => scene.ports.for_new(name, instance, shard, place.node, None),
+        Ok(None) => scene.ports.for_new(name, instance, shard, place.node, [None; 2]),
         Err(reason) => Err(reason),
     };
     let port = match port {
