@@ -172,9 +172,9 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
-    // A marker may be from before somebody else took its port, and the roster knows better.
+    // A marker may be from before somebody else took its port; the roster was written since, and is what was shown.
     let seated = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
-    let remembered = [begun.and_then(ports::current), seated];
+    let remembered = [seated, begun.and_then(ports::current)];
     let port = match scene.ports.for_new(name, instance, shard, node, remembered) {
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
