@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::fleet::local::Local;
+use crate::host::tell::Tell;
 use crate::wire::{self, Answered, Asked, Hello, Reply, Request, WireError};
 
 /// How long a controller may say nothing: it gives a sign of life every 5 s. A network that was cut shows no end of a
@@ -70,7 +71,21 @@ where
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break Ok(()) };
         let (local, replies) = (Arc::clone(&local), replies.clone());
         work.spawn(async move {
-            let reply = answer(&local, request, access).await;
+            let (tell, mut told) = Tell::to_listener();
+            let work = async {
+                let reply = answer(&local, request, access, &tell).await;
+                drop(tell);
+                reply
+            };
+            let pass_on = async {
+                while let Some(doing) = told.recv().await {
+                    // Progress is worth no waiting.
+                    if let Ok(message) = wire::encode(&Answered { id, reply: Reply::Progress(doing) }) {
+                        let _lost = replies.try_send(message);
+                    }
+                }
+            };
+            let (reply, ()) = tokio::join!(work, pass_on);
             let message = wire::encode(&Answered { id, reply }).unwrap_or_default();
             let _nobody_reads = replies.send(message).await;
             drop(place);
@@ -85,7 +100,7 @@ where
     end
 }
 
-async fn answer(local: &Local, request: Request, access: Access) -> Reply {
+async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) -> Reply {
     let refused = || Reply::NotUnderstood("this agent was started with --read-only: it looks, and changes nothing".to_owned());
     match (request, access) {
         (Request::Observe { known }, _) => match local.look().await {
@@ -100,7 +115,7 @@ async fn answer(local: &Local, request: Request, access: Access) -> Reply {
         }
         (Request::Acquire { holder }, Access::Full) => Reply::Turn(local.acquire(&holder).await),
         (Request::Perform { .. }, Access::Full) if !local.has_right() => Reply::NoRight,
-        (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref()).await),
+        (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref(), tell).await),
         (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
         (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
         (Request::Release, _) => {

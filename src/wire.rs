@@ -105,6 +105,8 @@ pub enum Reply {
     /// What was asked for is done; or why not.
     Done(Result<(), String>),
     Performed(Outcome),
+    /// A step is at this; its end comes later, with the same number.
+    Progress(String),
     /// The right to act is not held over this connection.
     NoRight,
     /// The request makes no sense to this agent: why.

@@ -150,8 +150,9 @@ impl Acting {
             if info_field(&info, "loading") == Some("0") {
                 return Ok(());
             }
+            let percent = info_field(&info, "loading_loaded_perc").unwrap_or("?");
+            self.tell.say(format!("loading its data ({percent} %)"));
             if !poll.again(self.end).await {
-                let percent = info_field(&info, "loading_loaded_perc").unwrap_or("?");
                 return Err(Halt::Pending(format!("the server to load its data ({percent} %)")));
             }
         }

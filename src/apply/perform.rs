@@ -7,6 +7,7 @@ use super::proof::{Disproof, Proofs};
 use super::server::{Acting, Halt, failed};
 use crate::host::clock::Deadline;
 use crate::host::files;
+use crate::host::tell::Tell;
 use crate::model::action::{Action, Standing};
 use crate::model::effect::{Effect, effects};
 use crate::model::live::{NodeFacts, Server};
@@ -33,19 +34,19 @@ impl Performer {
         &self.node
     }
 
-    /// Takes the step, within its time limit. `fleet`: whose members may be touched, if the caller knows.
-    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
+    /// Takes the step, within its time limit, and tells what it does. `fleet`: whose members may be touched, if the caller knows.
+    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
         let limits = self.node.limits();
         let end = Deadline::after(limits.step);
         // The waits inside end in time by themselves and say what they waited for; this is for what they do not cover.
         let last = end.later_by(limits.look * 2);
-        match last.bound(self.converge(step, fleet, end)).await {
+        match last.bound(self.converge(step, fleet, end, tell)).await {
             Some(outcome) => outcome,
             None => Outcome::Failed(format!("it was not done within {:?}; the next look shows how far it came", limits.step)),
         }
     }
 
-    async fn converge(&self, step: &Step, fleet: Option<&FleetName>, end: Deadline) -> Outcome {
+    async fn converge(&self, step: &Step, fleet: Option<&FleetName>, end: Deadline, tell: &Tell) -> Outcome {
         let binary = match self.node.binary().await {
             Ok(binary) => binary,
             Err(error) => return Outcome::Failed(chain(&error)),
@@ -67,7 +68,7 @@ impl Performer {
             }
             Standing::Before => {}
         }
-        match self.act(step, &found, &binary, end).await {
+        match self.act(step, &found, &binary, end, tell).await {
             Ok(()) => {}
             Err(Halt::Pending(what)) => return Outcome::Pending(what),
             Err(Halt::Failed(why)) => return Outcome::Failed(why),
@@ -110,18 +111,19 @@ impl Performer {
         }
     }
 
-    async fn act(&self, step: &Step, found: &NodeFacts, binary: &Binary, end: Deadline) -> Result<(), Halt> {
+    async fn act(&self, step: &Step, found: &NodeFacts, binary: &Binary, end: Deadline, tell: &Tell) -> Result<(), Halt> {
         let list = effects(&step.action, &step.subject, found, &binary.facts);
         self.prepare().await?;
         let name = match &step.subject {
             Subject::Fleet => return self.act_on_fleet(&list).await,
             Subject::Instance(name) => name.clone(),
         };
-        let mut acting = Acting::new(Arc::clone(&self.node), name, binary.clone(), end);
+        let mut acting = Acting::new(Arc::clone(&self.node), name, binary.clone(), end, tell.clone());
         for effect in &list {
             if end.is_over() {
                 return Err(Halt::Pending("more time than one step has".to_owned()));
             }
+            tell.say(effect.doing());
             self.take(effect, &mut acting).await?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use crate::fleet::Execute;
+use crate::host::tell::Tell;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 
@@ -34,8 +35,22 @@ impl Default for Pace {
 /// What happens while steps are taken, in the order it happens.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
-    Begun { step: &'a Step, attempt: u32 },
-    Ended { step: &'a Step, attempt: u32, outcome: &'a Outcome, took: Duration, again: bool },
+    Begun {
+        step: &'a Step,
+        attempt: u32,
+    },
+    /// What it is at.
+    Progress {
+        step: &'a Step,
+        doing: &'a str,
+    },
+    Ended {
+        step: &'a Step,
+        attempt: u32,
+        outcome: &'a Outcome,
+        took: Duration,
+        again: bool,
+    },
 }
 
 /// What became of every step; `None`: not begun, because an earlier step of its instance did not succeed or a stop was
@@ -128,10 +143,7 @@ async fn attempt<E: Execute>(
         tell(Event::Begun { step, attempt });
         #[expect(clippy::disallowed_methods, reason = "how long a step took is shown, and nothing depends on it")]
         let begun = tokio::time::Instant::now();
-        let outcome = match tokio::time::timeout(pace.deadline, execute.perform(step)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Outcome::NotReached(format!("no answer within {} s", pace.deadline.as_secs())),
-        };
+        let outcome = watched(step, execute, pace, &tell).await;
         let again = attempt < pace.tries.max(1) && may_retry(&outcome) && !*stop.borrow();
         tell(Event::Ended { step, attempt, outcome: &outcome, took: begun.elapsed(), again });
         if !again {
@@ -139,6 +151,23 @@ async fn attempt<E: Execute>(
         }
         tokio::time::sleep(pace.pause * (1 << attempt.min(10).saturating_sub(1))).await;
         attempt += 1;
+    }
+}
+
+/// One attempt, while it is told what it is at.
+async fn watched<E: Execute>(step: &Step, execute: &E, pace: Pace, tell: &impl Fn(Event<'_>)) -> Outcome {
+    let (to, mut from) = Tell::to_listener();
+    let work = tokio::time::timeout(pace.deadline, execute.perform(step, &to));
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            outcome = &mut work => {
+                return outcome.unwrap_or_else(|_elapsed| {
+                    Outcome::NotReached(format!("no answer within {} s", pace.deadline.as_secs()))
+                });
+            }
+            Some(doing) = from.recv() => tell(Event::Progress { step, doing: &doing }),
+        }
     }
 }
 

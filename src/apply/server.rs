@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::host::clock::Deadline;
 use crate::host::files::{self, FileError};
 use crate::host::supervisor::{Attempt, Server, SupervisorError};
+use crate::host::tell::Tell;
 use crate::host::valkey::{Connection, Reply, ValkeyError, Words, reach};
 use crate::model::marker::{Marker, MarkerFile};
 use crate::model::name::{InstanceName, OPERATOR_USER};
@@ -53,12 +54,14 @@ pub(super) struct Acting {
     pub end: Deadline,
     /// Its marker was made a moment ago, so no server of it can run yet.
     pub is_new: bool,
+    /// Who watches.
+    pub tell: Tell,
     connection: Option<Connection>,
 }
 
 impl Acting {
-    pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Deadline) -> Self {
-        Self { node, name, binary, end, is_new: false, connection: None }
+    pub(super) fn new(node: Arc<LocalNode>, name: InstanceName, binary: Binary, end: Deadline, tell: Tell) -> Self {
+        Self { node, name, binary, end, is_new: false, tell, connection: None }
     }
 
     /// What the supervisor is asked about.

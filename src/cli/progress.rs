@@ -45,12 +45,20 @@ impl Progress {
                 // A terminal that went away is no reason to stop.
                 let _gone = lines.println(ended(step, outcome, took, again));
             }
-            (Self::Plain, Event::Begun { .. }) => {}
+            (Self::Terminal { lines: _, active }, Event::Progress { step, doing }) => {
+                if let Some(line) = active.get(&step.subject) {
+                    line.set_message(out::printable(&format!("{}: {doing}", step_line(step))).into_owned());
+                }
+            }
+            (Self::Plain, Event::Begun { .. } | Event::Progress { .. }) => {}
             (Self::Plain, Event::Ended { step, attempt: _, outcome, took, again }) => {
                 out::tell(ended(step, outcome, took, again));
             }
             (Self::Json, Event::Begun { step, attempt }) => {
                 out::tell(json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
+            }
+            (Self::Json, Event::Progress { step, doing }) => {
+                out::tell(json!({ "event": "progress", "step": identity(step), "doing": doing }));
             }
             (Self::Json, Event::Ended { step, attempt, outcome, took, again }) => {
                 out::tell(json!({

@@ -6,6 +6,7 @@ use clap::Args;
 use super::exit::Exit;
 use super::{SourceArgs, confirm, load, out};
 use crate::fleet::{Execute as _, Observe as _};
+use crate::host::tell::Tell;
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure};
 use crate::model::live::{Live, SetAside};
@@ -63,7 +64,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<Exit> {
         drifted: Default::default(),
         costs: Vec::new(),
     };
-    let outcome = fleet.perform(&step).await;
+    let outcome = fleet.perform(&step, &Tell::nobody()).await;
     anyhow::ensure!(outcome.is_done(), "{}: {outcome}", crate::plan::show::step_line(&step));
     out::tell(format_args!("Instance {name} is back and down; \"valkeeper apply\" starts it."));
     Ok(Exit::Ok)

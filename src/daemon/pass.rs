@@ -58,6 +58,9 @@ pub struct Passes {
     shared: Arc<Shared>,
 }
 
+/// How long a pass waits for the look at one node, unless more is usual there.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// How a pass ended, and when the next one should follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -221,7 +224,7 @@ impl Passes {
             Some((known, fleet)) if *known == key => Arc::clone(fleet),
             known => {
                 let before = known.as_ref().map(|(_, fleet)| &**fleet);
-                let fleet = Arc::new(roots::fleet(desired, &key.1, before));
+                let fleet = Arc::new(roots::fleet(desired, &key.1, before).waiting_at_most(PATIENCE));
                 self.fleet = Some((key, Arc::clone(&fleet)));
                 fleet
             }

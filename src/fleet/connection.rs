@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::host::tell::Tell;
 use crate::observe::chain;
 use crate::wire::{self, Answered, Asked, Hello, Incoming, Outgoing, Reply, Request, WireError};
 
@@ -40,8 +41,15 @@ pub struct Connection {
 /// Who waits for which reply; or why none will come.
 #[derive(Debug)]
 enum Waiting {
-    Open(BTreeMap<u64, oneshot::Sender<Reply>>),
+    Open(BTreeMap<u64, Asker>),
     Ended(String),
+}
+
+/// Where a reply goes, and what is said on the way to it.
+#[derive(Debug)]
+struct Asker {
+    reply: oneshot::Sender<Reply>,
+    tell: Tell,
 }
 
 /// The last words of a child on its standard error.
@@ -137,7 +145,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn ask(&self, request: Request, limit: Duration) -> Result<Reply, String> {
+    pub async fn ask(&self, request: Request, limit: Duration, tell: &Tell) -> Result<Reply, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let message = wire::encode(&Asked { id, request }).map_err(|error| chain(&error))?;
         if message.len() > wire::REQUEST_BYTES_MAX {
@@ -145,7 +153,7 @@ impl Connection {
         }
         let (to, reply) = oneshot::channel();
         match &mut *lock(&self.waiting) {
-            Waiting::Open(waiting) => drop(waiting.insert(id, to)),
+            Waiting::Open(waiting) => drop(waiting.insert(id, Asker { reply: to, tell: tell.clone() })),
             Waiting::Ended(why) => return Err(why.clone()),
         }
         let answer = async {
@@ -169,18 +177,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Gives a reply to who waits for it; false: nobody asked.
 fn deliver(waiting: &Mutex<Waiting>, id: u64, reply: Reply) -> bool {
-    let to = match &mut *lock(waiting) {
-        Waiting::Open(waiting) => waiting.remove(&id),
-        Waiting::Ended(_) => None,
-    };
-    match to {
-        Some(to) => {
-            // Whoever asked may have stopped waiting.
-            let _too_late = to.send(reply);
-            true
-        }
-        None => false,
+    let mut waiting = lock(waiting);
+    let Waiting::Open(waiting) = &mut *waiting else { return false };
+    if let Reply::Progress(doing) = reply {
+        return waiting.get(&id).map(|asker| asker.tell.say(doing)).is_some();
     }
+    let asker = waiting.remove(&id);
+    // Whoever asked may have stopped waiting.
+    asker.map(|asker| asker.reply.send(reply)).is_some()
 }
 
 async fn write<W: AsyncWrite + Unpin>(mut writer: Outgoing<W>, mut asked: mpsc::Receiver<Vec<u8>>) {

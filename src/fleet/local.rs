@@ -15,6 +15,7 @@ use crate::host::clock::{Deadline, Poll};
 use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
+use crate::host::tell::Tell;
 use crate::model::name::FleetName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
@@ -77,7 +78,7 @@ impl Local {
     }
 
     /// Takes a step, if the right to act is held.
-    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
+    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
         let why = match &*self.right() {
             Right::Taken { .. } => None,
             Right::Missing => Some("the right to act on the node was not taken".to_owned()),
@@ -85,7 +86,7 @@ impl Local {
         };
         match why {
             // In a box: the futures of a step are nested deep, and whoever waits for many of them nests on.
-            None => Box::pin(self.performer.perform(step, fleet)).await,
+            None => Box::pin(self.performer.perform(step, fleet, tell)).await,
             Some(why) => Outcome::Failed(why),
         }
     }

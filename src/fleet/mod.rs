@@ -8,6 +8,7 @@ pub mod session;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::host::tell::Tell;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::{Live, NodeFacts};
 use crate::model::name::NodeName;
@@ -19,9 +20,9 @@ pub trait Observe {
     fn observe(&self) -> impl Future<Output = Live> + Send;
 }
 
-/// Takes one step on one node: test-and-set, one attempt, within its deadline.
+/// Takes one step on one node: test-and-set, one attempt, within its deadline; tells what it is at.
 pub trait Execute: Sync {
-    fn perform(&self, step: &Step) -> impl Future<Output = Outcome> + Send;
+    fn perform(&self, step: &Step, tell: &Tell) -> impl Future<Output = Outcome> + Send;
 
     /// Takes the right to act for this holder, on every node that can be reached.
     ///

@@ -12,6 +12,7 @@ use super::session::Session;
 use super::{Execute, Held, Look, Observe};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::Ssh;
+use crate::host::tell::Tell;
 use crate::model::live::{BinaryId, Live, Observed};
 use crate::model::name::{FleetName, NodeName};
 use crate::model::outcome::Outcome;
@@ -50,6 +51,8 @@ pub struct Means {
 pub struct Nodes {
     seats: BTreeMap<NodeName, (Place, Seat)>,
     fleet: Option<FleetName>,
+    /// How long a look waits for one node; nothing: as long as it may take.
+    patience: Option<Duration>,
     /// How long the last look at each node took.
     looks: Mutex<BTreeMap<NodeName, Duration>>,
 }
@@ -81,13 +84,20 @@ impl Nodes {
         };
         let mut seats = places.iter().map(seat).collect();
         keep_apart(&mut seats);
-        Self { seats, fleet: None, looks: Mutex::default() }
+        Self { seats, fleet: None, patience: None, looks: Mutex::default() }
     }
 
     /// Members of another fleet are then never touched, even if a plan said so.
     #[must_use]
     pub fn only(mut self, fleet: FleetName) -> Self {
         self.fleet = Some(fleet);
+        self
+    }
+
+    /// A look then waits no longer for one node, for the sake of the others.
+    #[must_use]
+    pub fn waiting_at_most(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
         self
     }
 
@@ -132,7 +142,10 @@ impl Observe for Nodes {
             let watch = Stopwatch::start();
             let seen = match seat {
                 Seat::Here(local) => local.look().await,
-                Seat::Ssh(session) => session.look().await,
+                Seat::Ssh(session) => match self.patience {
+                    Some(patience) => session.glance(patience).await,
+                    None => session.look().await,
+                },
                 Seat::Unseen(why) => Err(why.clone()),
             };
             (name.clone(), seen, watch.elapsed())
@@ -161,11 +174,11 @@ impl Observe for Nodes {
 }
 
 impl Execute for Nodes {
-    async fn perform(&self, step: &Step) -> Outcome {
+    async fn perform(&self, step: &Step, tell: &Tell) -> Outcome {
         let fleet = self.fleet.as_ref();
         match self.seats.get(&step.node) {
-            Some((_, Seat::Here(local))) => local.perform(step, fleet).await,
-            Some((_, Seat::Ssh(session))) => session.perform(step, fleet).await,
+            Some((_, Seat::Here(local))) => local.perform(step, fleet, tell).await,
+            Some((_, Seat::Ssh(session))) => session.perform(step, fleet, tell).await,
             Some((_, Seat::Unseen(why))) => Outcome::NotReached(why.clone()),
             None => Outcome::NotReached(format!("there is no node {}", step.node)),
         }

@@ -13,6 +13,7 @@ use super::Look;
 use super::connection::Connection;
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::{Destination, Remote};
+use crate::host::tell::Tell;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::BinaryId;
 use crate::model::name::FleetName;
@@ -50,7 +51,14 @@ pub struct Session {
     holder: Mutex<Option<String>>,
     /// The binaries that the agent need not describe again.
     binaries: Mutex<BTreeMap<BinaryId, Arc<BinaryFacts>>>,
+    /// A look that is under way, which those who did not wait for it left behind.
+    looking: Mutex<Option<Looking>>,
+    /// How long the last look took that came to an end.
+    usual: Mutex<Duration>,
 }
+
+/// A look, for all who wait for it.
+type Looking = Shared<BoxFuture<'static, Result<Look, String>>>;
 
 #[derive(Debug)]
 enum State {
@@ -74,7 +82,42 @@ struct Trouble {
 
 impl Session {
     pub fn new(destination: Destination) -> Self {
-        Self { destination, state: Mutex::new(State::Fresh), holder: Mutex::default(), binaries: Mutex::default() }
+        Self {
+            destination,
+            state: Mutex::new(State::Fresh),
+            holder: Mutex::default(),
+            binaries: Mutex::default(),
+            looking: Mutex::default(),
+            usual: Mutex::default(),
+        }
+    }
+
+    /// Looks at everything there, and waits for it no longer than this, or than is usual there: a node that hangs must not
+    /// hold up the others. The look goes on meanwhile, and is not begun a second time.
+    ///
+    /// # Errors
+    /// Why the node cannot be seen.
+    pub async fn glance(self: &Arc<Self>, patience: Duration) -> Result<Look, String> {
+        let patience = patience.max(*lock(&self.usual) * 2);
+        let looking = {
+            let mut looking = lock(&self.looking);
+            match looking.take().filter(|looking| looking.peek().is_none()) {
+                Some(under_way) => looking.insert(under_way).clone(),
+                None => looking.insert(Arc::clone(self).begin_look()).clone(),
+            }
+        };
+        let late = || format!("it has not answered for {:.0} s; the others do not wait for it", patience.as_secs_f64());
+        timeout(patience, looking).await.unwrap_or_else(|_elapsed| Err(late()))
+    }
+
+    fn begin_look(self: Arc<Self>) -> Looking {
+        let work = tokio::spawn(async move {
+            let watch = Stopwatch::start();
+            let seen = self.look().await;
+            *lock(&self.usual) = watch.elapsed();
+            seen
+        });
+        work.map(|end| end.unwrap_or_else(|error| Err(error.to_string()))).boxed().shared()
     }
 
     /// Looks at everything there.
@@ -84,7 +127,7 @@ impl Session {
     pub async fn look(&self) -> Result<Look, String> {
         let connection = self.connection().await?;
         let known = lock(&self.binaries).keys().cloned().collect();
-        match connection.ask(Request::Observe { known }, LOOK).await {
+        match connection.ask(Request::Observe { known }, LOOK, &Tell::nobody()).await {
             Ok(Reply::Observed { facts, binary }) => self.entered(*facts, binary.map(|facts| Arc::new(*facts))),
             Ok(Reply::Unseen(why)) => Err(why),
             Ok(other) => Err(self.lose(&connection, nonsense(&other))),
@@ -104,13 +147,13 @@ impl Session {
     }
 
     /// Takes a step there. Asks for the right to act again, if the connection is another one than the one that had it.
-    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>) -> Outcome {
+    pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
         let connection = match self.connection().await {
             Ok(connection) => connection,
             Err(why) => return Outcome::NotReached(why),
         };
         let request = || Request::Perform { step: Box::new(step.clone()), fleet: fleet.cloned() };
-        match connection.ask(request(), STEP).await {
+        match connection.ask(request(), STEP, tell).await {
             Ok(Reply::Performed(outcome)) => outcome,
             Ok(Reply::NoRight) => {
                 let Some(holder) = lock(&self.holder).clone() else {
@@ -120,7 +163,7 @@ impl Session {
                     Turn::Taken => {}
                     Turn::Held(why) | Turn::Unable(why) => return Outcome::Failed(why),
                 }
-                match connection.ask(request(), STEP).await {
+                match connection.ask(request(), STEP, tell).await {
                     Ok(Reply::Performed(outcome)) => outcome,
                     Ok(other) => Outcome::Failed(nonsense(&other)),
                     Err(why) => Outcome::NotReached(why),
@@ -139,7 +182,7 @@ impl Session {
             Ok(connection) => connection,
             Err(why) => return Turn::Unable(why),
         };
-        match connection.ask(Request::Acquire { holder: holder.to_owned() }, SHORT).await {
+        match connection.ask(Request::Acquire { holder: holder.to_owned() }, SHORT, &Tell::nobody()).await {
             Ok(Reply::Turn(turn)) => turn,
             Ok(Reply::NotUnderstood(why)) => Turn::Unable(why),
             Ok(other) => Turn::Unable(self.lose(&connection, nonsense(&other))),
@@ -154,7 +197,7 @@ impl Session {
             State::Up(connection) => Arc::clone(connection),
             State::Fresh | State::Connecting { .. } | State::Down(_) => return,
         };
-        if let Err(why) = connection.ask(Request::Release, SHORT).await {
+        if let Err(why) = connection.ask(Request::Release, SHORT, &Tell::nobody()).await {
             self.lose(&connection, why);
         }
     }
@@ -176,7 +219,7 @@ impl Session {
     }
 
     async fn order(&self, request: Request) -> Result<(), String> {
-        let reply = self.connection().await?.ask(request, STEP).await?;
+        let reply = self.connection().await?.ask(request, STEP, &Tell::nobody()).await?;
         if let Reply::Done(done) = reply { done } else { Err(nonsense(&reply)) }
     }
 
@@ -272,7 +315,8 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Released
         | Reply::NoRight
         | Reply::Done(_)
-        | Reply::Performed(_) => "its agent answers something else than it is asked".to_owned(),
+        | Reply::Performed(_)
+        | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
     }
 }
 

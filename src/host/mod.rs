@@ -13,5 +13,6 @@ pub mod scratch;
 pub mod ssh;
 pub mod supervisor;
 pub mod systemd;
+pub mod tell;
 pub mod unit;
 pub mod valkey;

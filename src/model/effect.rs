@@ -67,6 +67,34 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// What is being done, for people who watch.
+    pub fn doing(&self) -> String {
+        match self {
+            Self::WriteRecord(_) => "writing the fleet's record".to_owned(),
+            Self::MakeMarker(_) | Self::WriteMarker(_) => "writing its marker".to_owned(),
+            Self::Prove(_) => "proving its settings".to_owned(),
+            Self::MakeFolder => "making its data folder".to_owned(),
+            Self::WriteUsers { .. } => "writing its ACL file".to_owned(),
+            Self::WriteConfig(_) => "writing its config file".to_owned(),
+            Self::WriteUnit => "writing its unit".to_owned(),
+            Self::Start => "starting its server".to_owned(),
+            Self::Stop => "stopping its server".to_owned(),
+            Self::ConfigSet(_) => "setting what can be set live".to_owned(),
+            Self::AwaitAof => "waiting for its append-only file".to_owned(),
+            Self::RewriteAof => "writing its append-only file anew".to_owned(),
+            Self::Snapshot => "writing a snapshot".to_owned(),
+            Self::DropAof => "removing its append-only file".to_owned(),
+            Self::SetUser { user, .. } => format!("setting user {user}"),
+            Self::DropUser(user) => format!("removing user {user}"),
+            Self::SaveUsers => "saving its users".to_owned(),
+            Self::SetAside => "setting its data aside".to_owned(),
+            Self::Purge { .. } => "removing data that was kept".to_owned(),
+            Self::BringBack { .. } => "bringing its data back".to_owned(),
+        }
+    }
+}
+
 /// Where the words of a `SETUSER` come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserWords {

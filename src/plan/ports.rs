@@ -26,14 +26,16 @@ pub(super) struct Ports<'a> {
     record: &'a FleetRecord,
     /// The ports that nobody may be given any more.
     reserved: Option<BTreeMap<Machine<'a>, BTreeSet<u16>>>,
+    /// Those that creations of this plan were given.
+    given: BTreeSet<(Option<NodeName>, u16)>,
 }
 
 impl<'a> Ports<'a> {
     pub(super) fn new(desired: &'a Desired, live: &'a Live, record: &'a FleetRecord) -> Self {
-        Self { desired, live, record, reserved: None }
+        Self { desired, live, record, reserved: None, given: BTreeSet::new() }
     }
 
-    /// The port of an instance that is to be made; `remembered`: the one the roster already gave it.
+    /// The port of an instance that is to be made; `remembered`: those that it was given already.
     ///
     /// # Errors
     /// When the declared port is taken, or none is free.
@@ -43,12 +45,12 @@ impl<'a> Ports<'a> {
         wanted: &DesiredInstance,
         shard: &Shard,
         node: &NodeName,
-        remembered: Option<u16>,
+        remembered: [Option<u16>; 2],
     ) -> Result<u16, HeldReason> {
         if let Some(port) = wanted.port {
             return if self.listening(node, port) { Err(self.taken(node, port, name)) } else { Ok(port) };
         }
-        if let Some(port) = remembered.filter(|port| !self.listening(node, *port)) {
+        if let Some(port) = remembered.into_iter().flatten().find(|port| self.give(node, *port)) {
             return Ok(port);
         }
         let mut reserved = self.reserved.take().unwrap_or_else(|| reserved(self.desired, self.live, self.record));
@@ -63,6 +65,11 @@ impl<'a> Ports<'a> {
         }
         self.reserved = Some(reserved);
         port.ok_or_else(|| HeldReason::NoPortFree { ports: shard.ports.clone() })
+    }
+
+    /// Gives a port out, unless something listens there or this plan gave it to another creation on the same machine.
+    fn give(&mut self, node: &NodeName, port: u16) -> bool {
+        !self.listening(node, port) && self.given.insert((machine(self.desired, node).cloned(), port))
     }
 
     /// The port of a member that stands: what is declared, else what it has.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use valkeeper::fleet::{Execute, Held, Observe};
+use valkeeper::host::tell::Tell;
 use valkeeper::model::action::{Action, Standing};
 use valkeeper::model::binary::BinaryFacts;
 use valkeeper::model::change::Half;
@@ -244,7 +245,7 @@ impl Observe for Sim {
 }
 
 impl Execute for Sim {
-    async fn perform(&self, step: &Step) -> Outcome {
+    async fn perform(&self, step: &Step, _tell: &Tell) -> Outcome {
         self.take(step)
     }
 

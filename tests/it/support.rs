@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use valkeeper::fleet::nodes::{Means, Nodes, Place};
 use valkeeper::fleet::{Execute as _, Observe as _};
 use valkeeper::host::ssh::Ssh;
+use valkeeper::host::tell::Tell;
 use valkeeper::model::acl::{AclUser, split_words};
 use valkeeper::model::action::{Action, Creation, SpecChange, UserChange, WantedUser, WantedUsers};
 use valkeeper::model::binary::BinaryFacts;
@@ -167,7 +168,7 @@ impl World {
 
     pub async fn take(&self, subject: Subject, action: Action) -> Outcome {
         let step = Step { subject, node: node_name(), action, cause: Cause::Requested, drifted: [].into(), costs: Vec::new() };
-        self.fleet.perform(&step).await
+        self.fleet.perform(&step, &Tell::nobody()).await
     }
 
     pub async fn on(&self, of: &str, action: Action) -> Outcome {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use valkeeper::model::acl::AclUser;
 use valkeeper::model::binary::BinaryFacts;
-use valkeeper::model::change::Half;
+use valkeeper::model::change::{Half, Twin};
 use valkeeper::model::desired::{
     BASE_SETTINGS, Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Located, Origin, Reach,
     Shard, UndeclaredUsers,
@@ -178,6 +178,8 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
         2 => sim.edit(&node, &name, kill),
         3 => sim.edit(&node, &name, |member| {
             member.users.values_mut().take(2).for_each(|twin| twin.disk = Half::Absent);
+            // Nobody finds a user that is nowhere.
+            member.users.retain(|_, twin| *twin != Twin::default());
             member.acl_file_broken = Some("line 1: nonsense".into());
         }),
         4 => sim.edit(&node, &name, |member| {

@@ -1,6 +1,7 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::{Action, Upgrade};
+use crate::model::name::NodeName;
 use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Resource, Step};
 use crate::model::size::show_size;
 
@@ -165,21 +166,10 @@ pub fn held_reason(reason: &HeldReason) -> String {
         }
         HeldReason::Loading { node } => format!("its server on node {node} is still loading its data"),
         HeldReason::PlacedElsewhere { nodes } => {
-            let nodes: Vec<&str> = nodes.iter().map(crate::model::name::NodeName::as_str).collect();
+            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
             format!("it was placed on {}, which cannot be seen, so it is not made anew elsewhere", nodes.join(", "))
         }
-        HeldReason::NoRoom { node, resource: Resource::Memory, needed_bytes, there_bytes } => format!(
-            "the instances of node {node} could take {} together, and it has {} of memory: make them smaller, name another shard, \
-             or set guard.without_room = \"warn\"",
-            show_size(*needed_bytes),
-            show_size(*there_bytes)
-        ),
-        HeldReason::NoRoom { node, resource: Resource::Disk, needed_bytes, there_bytes } => format!(
-            "two copies of its data take {}, and the disk of node {node} has {} left: free some, name another shard, or set \
-             guard.without_room = \"warn\"",
-            show_size(*needed_bytes),
-            show_size(*there_bytes)
-        ),
+        HeldReason::NoRoom { node, resource, needed_bytes, there_bytes } => no_room(node, *resource, *needed_bytes, *there_bytes),
         HeldReason::Draining { node } => {
             format!(
                 "node {node} is marked drain = true, so nothing new is placed on it: name another shard, or take the mark off"
@@ -190,6 +180,20 @@ pub fn held_reason(reason: &HeldReason) -> String {
         }
         HeldReason::ObserveOnly => "mode = \"observe\": it is reported and not changed".to_owned(),
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
+    }
+}
+
+fn no_room(node: &NodeName, resource: Resource, needed_bytes: u64, there_bytes: u64) -> String {
+    let (needed, there) = (show_size(needed_bytes), show_size(there_bytes));
+    match resource {
+        Resource::Memory => format!(
+            "the instances of node {node} could take {needed} together, and it has {there} of memory: make them smaller, name \
+             another shard, or set guard.without_room = \"warn\""
+        ),
+        Resource::Disk => format!(
+            "two copies of its data take {needed}, and the disk of node {node} has {there} left: free some, name another shard, or \
+             set guard.without_room = \"warn\""
+        ),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use valkeeper::fleet::{Execute, Held, Observe};
+use valkeeper::host::tell::Tell;
 use valkeeper::model::acl::{AclUser, split_words};
 use valkeeper::model::action::Action;
 use valkeeper::model::change::{Half, Twin};
@@ -146,10 +147,10 @@ impl Observe for Node {
 }
 
 impl Execute for Node {
-    async fn perform(&self, step: &Step) -> Outcome {
+    async fn perform(&self, step: &Step, tell: &Tell) -> Outcome {
         match self {
-            Self::Real(world) => world.fleet.perform(step).await,
-            Self::Simulated(sim) => sim.perform(step).await,
+            Self::Real(world) => world.fleet.perform(step, tell).await,
+            Self::Simulated(sim) => sim.perform(step, tell).await,
         }
     }
 
@@ -194,7 +195,7 @@ impl Node {
                 let subject = Subject::Instance(name("a"));
                 let action = Action::Restore { uid };
                 let step = Step { subject, node: here(), action, cause: Cause::Requested, drifted: [].into(), costs: Vec::new() };
-                assert_eq!(self.perform(&step).await, Outcome::Done);
+                assert_eq!(self.perform(&step, &Tell::nobody()).await, Outcome::Done);
             }
             (Self::Real(world), by_hand) => really(world, by_hand).await,
             (Self::Simulated(sim), by_hand) => {

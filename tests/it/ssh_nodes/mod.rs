@@ -1,6 +1,7 @@
 //! Nodes behind ssh: the real `ssh` and `sshd` on loopback, and the real agent at the other end, over folders.
 
 mod hostile;
+mod kept;
 mod serves;
 
 use std::fs;

@@ -11,14 +11,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("host", &["model"]),
     ("observe", &["host", "model"]),
     ("apply", &["observe", "host", "model"]),
-    ("apply::schedule", &["fleet", "model"]),
+    ("apply::schedule", &["fleet", "host", "model"]),
     ("wire", &["model"]),
-    ("fleet", &["model"]),
+    ("fleet", &["host", "model"]),
     ("fleet::local", &["fleet", "apply", "observe", "host", "wire", "model"]),
     ("fleet::connection", &["observe", "wire", "host", "model"]),
     ("fleet::session", &["fleet", "fleet::connection", "host", "wire", "model"]),
     ("fleet::nodes", &["fleet", "fleet::local", "fleet::session", "observe", "host", "wire", "model"]),
-    ("agent", &["fleet::local", "fleet", "observe", "wire", "model"]),
+    ("agent", &["fleet::local", "fleet", "observe", "host", "wire", "model"]),
     ("repo", &["desired", "host", "model"]),
     ("reconcile", &["desired", "plan", "apply::schedule", "fleet", "model"]),
     ("prepare", &["host", "model"]),
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(breaches("src/model/name.rs", "use super::super::{host::files, desired};"), 2);
         assert_eq!(breaches("src/plan/mod.rs", "fn f() { super::desired::parse() }"), 1);
         assert_eq!(breaches("src/desired/check.rs", "use {crate::plan};"), 1);
-        assert_eq!(breaches("src/apply/schedule.rs", "use crate::host::files;"), 1);
+        assert_eq!(breaches("src/apply/schedule.rs", "use crate::observe::node;"), 1);
         assert_eq!(breaches("src/apply/perform.rs", "use super::schedule;"), 1);
         assert_eq!(breaches("src/reconcile.rs", "use crate::cli::source;"), 1);
     }
