@@ -11,8 +11,7 @@ use crate::fleet::{Execute as _, Observe as _};
 #[derive(Debug, Args)]
 #[command(
     after_help = "The approval is kept in the fleet's record on its nodes. It lets this one revision delete more instances than \
-guard.max_deletes, restart instances that keep nothing on disk, and take databases with keys away. It ends when the revision is \
-settled."
+guard.max_deletes, and restart instances that keep nothing on disk. It ends when the revision is settled."
 )]
 pub(crate) struct ApproveArgs {
     /// The revision, as `plan` shows it
