@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::{SourceArgs, load, out, remember};
 use crate::daemon::control::Request;
 use crate::fleet::{Execute as _, Observe as _};
+use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(
@@ -41,7 +42,7 @@ pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
         args.revision
     );
     let fleet = load::fleet(&loaded, &args.source)?;
-    fleet.acquire(&load::holder("approve")).await?;
+    fleet.acquire(&roots::holder("approve")).await?;
     let live = fleet.observe().await;
     let steps = crate::plan::approve(desired, &live);
     remember::remember(desired, &fleet, &live, steps, "the approval").await?;
