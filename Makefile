@@ -30,6 +30,7 @@ test-fleet: ## Test on hosts of their own, with systemd, ssh, power and networks
 	@[ "$$EUID" -eq 0 ] || tests/fleet/able
 	@scripts/install-missing fleet
 	@tests/fleet/able
+	scripts/build-portable debug
 	$(CARGO) test --locked --test fleet -- --include-ignored --skip by_hand
 
 lint: toolchain ## Check format, clippy, docs, licences, bans, sources and advisories

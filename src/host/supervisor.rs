@@ -162,6 +162,14 @@ impl Supervisor {
         }
     }
 
+    /// Does a server that does not answer still read its data?
+    pub async fn still_loads(&self, server: Server<'_>, pid: u32) -> bool {
+        match self {
+            Self::Processes => server.layout.log(server.name).is_some_and(|log| process::still_loads(&log, pid)),
+            Self::Systemd(systemd) => systemd.state(&UnitName::of(server.name)).await.is_ok_and(|state| state.is_starting(pid)),
+        }
+    }
+
     /// Why what a unit's files say does not count yet; nothing if it does. A crash can come between writing and reading them.
     /// `files`: what they are now (`UnitFiles::stamps`).
     pub async fn unread(&self, server: Server<'_>, files: Vec<Stamp>) -> Option<String> {

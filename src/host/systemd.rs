@@ -137,6 +137,11 @@ impl UnitState {
         self.is_waiting_to_restart() || (!self.has_job && matches!(self.active.as_str(), "inactive" | "failed"))
     }
 
+    /// Has this process not said yet that it is ready? A server says so behind its data (facts G).
+    pub fn is_starting(&self, pid: u32) -> bool {
+        self.active == "activating" && self.main_pid == Some(pid)
+    }
+
     /// `auto-restart`, and from systemd 254 on `auto-restart-queued`.
     fn is_waiting_to_restart(&self) -> bool {
         self.sub.starts_with("auto-restart")

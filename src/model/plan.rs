@@ -77,9 +77,6 @@ pub enum Cost {
     Tightens(ConnectionLimit),
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
-    /// Keys in the databases that go keep the server from starting, or end up in database 0. `used`: how many databases
-    /// its keys take, if that is known.
-    FewerDatabases { from: u64, to: u64, used: Option<u64> },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Data is removed for good.
@@ -155,7 +152,6 @@ pub enum HeldReason {
         from: u64,
         to: u64,
         used: Option<u64>,
-        revision: String,
     },
     /// The installed server is older than the one that runs.
     Downgrade {
@@ -242,7 +238,6 @@ impl HeldReason {
             | Self::Protected
             | Self::Vanished
             | Self::RestartLosesData { .. }
-            | Self::KeysInDatabases { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
             Self::NodeUnseen { .. }
@@ -255,6 +250,7 @@ impl HeldReason {
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
             | Self::Loading { .. }
+            | Self::KeysInDatabases { .. }
             | Self::PlacedElsewhere { .. }
             | Self::NoRoom { .. }
             | Self::Draining { .. }

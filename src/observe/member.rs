@@ -192,7 +192,7 @@ async fn look_at_server(
             }
         }
     };
-    if matches!(error, ValkeyError::Timeout(_)) && node.layout.log(name).is_some_and(|log| process::still_loads(&log, pid)) {
+    if matches!(error, ValkeyError::Timeout(_)) && node.supervisor.still_loads(node.server(name, binary), pid).await {
         return Seen::unseen(Server::loading(pid, binary.facts.version.clone()), STILL_LOADING);
     }
     match &error {
