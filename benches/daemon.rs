@@ -13,14 +13,13 @@
     reason = "a benchmark reads the clock, starts programs, and fails loudly"
 )]
 
+mod control;
 mod floor;
 mod support;
 mod world;
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -178,14 +177,12 @@ impl Daemon {
         daemon
     }
 
-    /// A pass, from asking to its end.
     fn sync(&self) {
-        let said = self.ask("POST", "/v1/sync", "{\"wait\":true}");
-        assert_eq!(said["ok"], true, "{said}");
+        control::sync(&self.socket);
     }
 
     fn status(&self) -> Value {
-        self.ask("GET", "/v1/status", "")
+        control::ask(&self.socket, "GET", "/v1/status", "")
     }
 
     fn passes(&self) -> u64 {
@@ -202,19 +199,6 @@ impl Daemon {
             assert!(begun.elapsed() < PATIENCE, "not settled: {}", status["source"]);
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// One request of HTTP over the control socket.
-    fn ask(&self, method: &str, path: &str, body: &str) -> Value {
-        let mut stream = UnixStream::connect(&self.socket).expect("the daemon");
-        let length = body.len();
-        let head = "host: bench\r\nconnection: close\r\ncontent-type: application/json";
-        write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}")
-            .expect("a daemon that reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("an answer with a body");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
     fn footprint(&self) -> Footprint {

@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::desired::{SecretRef, Secrets};
 use crate::fleet::nodes::{Means, Nodes, Place};
+use crate::host::machine;
 use crate::host::ssh::Ssh;
 use crate::model::desired::{Desired, Reach};
 use crate::model::name::NodeName;
@@ -76,6 +77,11 @@ pub fn user() -> String {
     let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
     let number = || fs::metadata("/proc/self").map_or("unknown user".to_owned(), |process| format!("user {}", process.uid()));
     named.unwrap_or_else(number)
+}
+
+/// Who acts, for those who find the nodes taken: a node may be reached from several machines.
+pub fn holder(command: &str) -> String {
+    format!("valkeeper {command} (process {} on {}, {})", std::process::id(), machine::host_name(), user())
 }
 
 /// Reads the passwords that the text refers to.

@@ -63,6 +63,7 @@ pub async fn leave(node: &Arc<LocalNode>, set_aside: bool) -> Result<(), String>
         // What somebody else put there stays, and so does its folder.
         layout.folders().iter().for_each(|(folder, _)| files::remove_empty_folder(folder));
         files::remove_empty_folder(layout.root());
+        layout.scratch().iter().for_each(|folder| files::remove_empty_folder(folder));
         unit::remove_template(layout)
     })
     .await?;

@@ -37,6 +37,11 @@ impl Acting {
             let marker = read_marker(node, name)?.marker;
             check_uid(&marker.uid)?;
             let folder = layout.set_aside(name, &marker.uid);
+            // What an earlier stay of the same instance on this node left gives way to the newer copy. Where the data is not in
+            // its place any more, it is what was set aside a moment ago.
+            if files::exists(&folder.join(SET_ASIDE_MARKER)) && files::exists(&layout.data(name)) {
+                remove_set_aside(layout, name, &marker.uid)?;
+            }
             files::make_folder(&folder)?;
             files::remove(&folder.join(RESTORING))?;
             // A run before this one may have moved the data already.
@@ -87,15 +92,15 @@ impl Acting {
     pub(super) async fn purge(&mut self, uid: &str) -> Result<(), Halt> {
         check_uid(uid)?;
         let uid = uid.to_owned();
-        self.on_disk(move |node, name| {
-            let folder = node.layout.set_aside(name, &uid);
-            // One rename first: half of it must not look like something that can be restored.
-            let going = node.layout.set_aside_root().join(format!("{name}-{uid}{PURGING}"));
-            files::rename(&folder, &going)?;
-            Ok(files::remove_folder(&going)?)
-        })
-        .await
+        self.on_disk(move |node, name| remove_set_aside(&node.layout, name, &uid)).await
     }
+}
+
+fn remove_set_aside(layout: &Layout, name: &InstanceName, uid: &str) -> Result<(), Halt> {
+    // One rename first: half of it must not look like something that can be restored.
+    let going = layout.set_aside_root().join(format!("{name}-{uid}{PURGING}"));
+    files::rename(&layout.set_aside(name, uid), &going)?;
+    Ok(files::remove_folder(&going)?)
 }
 
 /// Finishes what purges that were cut off left, and removes files that writers who were killed never finished. Only for

@@ -20,6 +20,7 @@ use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Subject};
 use crate::plan::show::{self, Authority, View, step_line};
 use crate::reconcile::{self, Applied, Look};
+use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(after_help = "PATH may also be a plan that `valkeeper plan --out` saved: then that is done and nothing else, unasked.
@@ -42,7 +43,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     let source = saved.as_ref().map_or_else(|| args.source.clone(), Saved::source);
     let Some(loaded) = load::load(&source)? else { return Ok(Exit::Error) };
     let fleet = load::fleet(&loaded, &source)?;
-    fleet.acquire(&load::holder("apply")).await?;
+    fleet.acquire(&roots::holder("apply")).await?;
     let look = reconcile::look(&loaded.desired, &fleet).await;
     if load::refused(&loaded, &look.plan) {
         return Ok(Exit::Error);

@@ -7,12 +7,12 @@ use super::exit::Exit;
 use super::{SourceArgs, load, out, remember};
 use crate::daemon::control::Request;
 use crate::fleet::{Execute as _, Observe as _};
+use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "The approval is kept in the fleet's record on its nodes. It lets this one revision delete more instances than \
-guard.max_deletes, restart instances that keep nothing on disk, and take databases with keys away. It ends when the revision is \
-settled."
+guard.max_deletes, and restart instances that keep nothing on disk. It ends when the revision is settled."
 )]
 pub(crate) struct ApproveArgs {
     /// The revision, as `plan` shows it
@@ -42,7 +42,7 @@ pub(crate) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
         args.revision
     );
     let fleet = load::fleet(&loaded, &args.source)?;
-    fleet.acquire(&load::holder("approve")).await?;
+    fleet.acquire(&roots::holder("approve")).await?;
     let live = fleet.observe().await;
     let steps = crate::plan::approve(desired, &live);
     remember::remember(desired, &fleet, &live, steps, "the approval").await?;

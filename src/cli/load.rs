@@ -72,8 +72,3 @@ pub(super) fn fleet(loaded: &Loaded, args: &SourceArgs) -> anyhow::Result<Nodes>
     }
     Ok(roots::fleet(&loaded.desired, &roots::places(&loaded.desired, &roots), None))
 }
-
-/// Who acts, for those who find the nodes taken.
-pub(super) fn holder(command: &str) -> String {
-    format!("valkeeper {command} (process {}, {})", std::process::id(), roots::user())
-}

@@ -141,6 +141,7 @@ pub fn run() -> ExitCode {
         }
     };
     process::inherit_nothing();
+    process::open_many_files();
     // The daemon says how it logs in its configuration, so it begins by itself.
     if !matches!(command, Command::Run(_)) {
         start_log(false, "warn");

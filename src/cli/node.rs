@@ -323,7 +323,7 @@ async fn forget(loaded: &Loaded, source: &SourceArgs, name: &NodeName, yes: bool
     if !confirm::confirm("Is it gone for good?", yes)? {
         return Ok(Exit::Error);
     }
-    fleet.acquire(&load::holder("node remove")).await?;
+    fleet.acquire(&roots::holder("node remove")).await?;
     let steps = crate::plan::forget(desired, &live, name);
     remember::remember(desired, &fleet, &live, steps, "that the node is gone").await?;
     out::print(format_args!("Node {name} is forgotten. Take its block out of the TOML, or let it lead to the new machine.\n"))?;

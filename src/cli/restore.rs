@@ -13,6 +13,7 @@ use crate::model::live::{Live, SetAside};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Step, Subject};
 use crate::model::size::{show_duration, show_size};
+use crate::roots;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Brings the data back as an instance that is down; the next apply starts it as it is declared.")]
@@ -55,7 +56,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<Exit> {
     if !confirm::confirm(&format!("Bring {} back on node {node}?", data.uid), args.yes)? {
         return Ok(Exit::Error);
     }
-    fleet.acquire(&load::holder("restore")).await?;
+    fleet.acquire(&roots::holder("restore")).await?;
     let step = Step {
         subject: Subject::Instance(name.clone()),
         node: (*node).clone(),

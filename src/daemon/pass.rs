@@ -237,7 +237,7 @@ impl Passes {
         if scene.record.suspended.of_fleet(clock::now()).is_some() {
             scene.fleet.release().await;
             self.watching = Some("nobody: the fleet is suspended".to_owned());
-        } else if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
+        } else if let Err(held) = scene.fleet.acquire(&roots::holder("run")).await {
             self.watching = Some(held.why.clone());
         }
         if before != self.watching {

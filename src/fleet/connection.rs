@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader};
 use tokio::process::{Child, ChildStderr};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::host::tell::Tell;
@@ -45,15 +45,20 @@ enum Waiting {
     Ended(String),
 }
 
+/// What `ssh` and the agent say on their standard error.
+#[derive(Debug)]
+struct Words {
+    last: Arc<Mutex<Vec<u8>>>,
+    /// Ends with them: what was said before the end may still be on its way.
+    listening: JoinHandle<()>,
+}
+
 /// Where a reply goes, and what is said on the way to it.
 #[derive(Debug)]
 struct Asker {
     reply: oneshot::Sender<Reply>,
     tell: Tell,
 }
-
-/// The last words of a child on its standard error.
-type Words = Arc<Mutex<Vec<u8>>>;
 
 impl Connection {
     /// Speaks with the agent that this child runs. `limit`: for the greeting.
@@ -64,13 +69,11 @@ impl Connection {
         let (Some(input), Some(output), Some(error)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err("ssh was started without its streams".to_owned());
         };
-        let words = Words::default();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(listen(error, Arc::clone(&words)));
-        let opening = Self::open(output, input, tasks);
+        let mut words = Words::of(error);
+        let opening = Self::open(output, input, JoinSet::new());
         let (mut connection, reader) = match timeout(limit, opening).await {
             Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(farewell(&error, Some((&mut child, &words))).await),
+            Ok(Err(error)) => return Err(farewell(&error, Some((&mut child, &mut words))).await),
             Err(_elapsed) => return Err(format!("it did not answer within {} s", limit.as_secs())),
         };
         connection.read(reader, Some((child, words)));
@@ -126,7 +129,7 @@ impl Connection {
                 }
             };
             let why = match child {
-                Some((mut child, words)) => farewell(&error, Some((&mut child, &words))).await,
+                Some((mut child, mut words)) => farewell(&error, Some((&mut child, &mut words))).await,
                 None => farewell(&error, None).await,
             };
             *lock(&waiting) = Waiting::Ended(why);
@@ -203,8 +206,22 @@ async fn write<W: AsyncWrite + Unpin>(mut writer: Outgoing<W>, mut asked: mpsc::
     }
 }
 
+impl Words {
+    fn of(error: ChildStderr) -> Self {
+        let last = Arc::default();
+        let listening = tokio::spawn(listen(error, Arc::clone(&last)));
+        Self { last, listening }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
 /// Keeps the last words of a child.
-async fn listen(mut error: ChildStderr, words: Words) {
+async fn listen(mut error: ChildStderr, words: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 512];
     while let Ok(count @ 1..) = error.read(&mut buffer).await {
         let mut words = lock(&words);
@@ -215,16 +232,18 @@ async fn listen(mut error: ChildStderr, words: Words) {
 }
 
 /// Why a connection ended, for people: the last words of `ssh` say more than that it ended.
-async fn farewell(error: &WireError, child: Option<(&mut Child, &Words)>) -> String {
+async fn farewell(error: &WireError, child: Option<(&mut Child, &mut Words)>) -> String {
     let Some((child, words)) = child else { return chain(error) };
     let status = match timeout(ENDING, child.wait()).await {
         Ok(Ok(status)) => format!(" ({status})"),
         Ok(Err(_)) | Err(_) => String::new(),
     };
-    let last = String::from_utf8_lossy(&lock(words)).lines().map(printable).rfind(|line| !line.is_empty());
+    // A master connection that ssh left behind may keep its standard error open.
+    let _all_heard = timeout(ENDING, &mut words.listening).await;
+    let last = String::from_utf8_lossy(&lock(&words.last)).lines().map(printable).rfind(|line| !line.is_empty());
     match (error, last) {
         (WireError::Ended, None) => format!("ssh ended{status} without a word"),
-        (WireError::Ended | WireError::NoAgent(_), Some(words)) => format!("ssh: {words}"),
+        (WireError::Ended | WireError::NoAgent(_), Some(words)) => format!("ssh: {}", words.trim_start_matches("ssh: ")),
         (_, _) => chain(error),
     }
 }

@@ -18,7 +18,7 @@ use crate::model::binary::BinaryFacts;
 use crate::model::live::BinaryId;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
-use crate::model::plan::Step;
+use crate::model::plan::{Step, Subject};
 use crate::model::role::Replication;
 use crate::wire::{Reply, Request, Turn};
 
@@ -38,6 +38,11 @@ const DELAY_LAST: Duration = Duration::from_secs(60);
 /// Connections that are made at the same time: each is a process with its key exchange.
 const CONNECTING_MAX: usize = 32;
 
+/// How often in a row an agent may say that one and the same step is done, when its next look shows that it is not.
+const CLAIMS_MAX: u32 = 3;
+/// What is due again after a longer while than that was undone by somebody. The daemon looks at once when something was done.
+const IN_A_ROW: Duration = Duration::from_secs(10);
+
 static CONNECTING: Semaphore = Semaphore::const_new(CONNECTING_MAX);
 
 /// An attempt to connect, for all who wait for it.
@@ -50,6 +55,9 @@ pub struct Session {
     state: Mutex<State>,
     /// Who has the right to act here, if it was asked for: a new connection has to ask again.
     holder: Mutex<Option<String>>,
+    /// In whose name an agent was once given it, over this session.
+    held_as: Mutex<Option<String>>,
+    claims: Claims,
     /// The binaries that the agent need not describe again.
     binaries: Mutex<BTreeMap<BinaryId, Arc<BinaryFacts>>>,
     /// A look that is under way, which those who did not wait for it left behind.
@@ -87,6 +95,8 @@ impl Session {
             destination,
             state: Mutex::new(State::Fresh),
             holder: Mutex::default(),
+            held_as: Mutex::default(),
+            claims: Claims::default(),
             binaries: Mutex::default(),
             looking: Mutex::default(),
             usual: Mutex::default(),
@@ -147,8 +157,13 @@ impl Session {
         binary.map(|binary| Look { facts, binary }).ok_or_else(|| "its agent did not describe the server's binary".to_owned())
     }
 
-    /// Takes a step there. Asks for the right to act again, if the connection is another one than the one that had it.
+    /// Takes a step there. An agent that only says so does not keep us busy for ever.
     pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
+        self.claims.judged(step, self.ask_for(step, fleet, tell).await)
+    }
+
+    /// Asks for the right to act again, if the connection is another one than the one that had it.
+    async fn ask_for(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
         let connection = match self.connection().await {
             Ok(connection) => connection,
             Err(why) => return Outcome::NotReached(why),
@@ -194,11 +209,25 @@ impl Session {
             Err(why) => return Turn::Unable(why),
         };
         match connection.ask(Request::Acquire { holder: holder.to_owned() }, SHORT, &Tell::nobody()).await {
-            Ok(Reply::Turn(turn)) => turn,
+            Ok(Reply::Turn(turn)) => self.judged(turn, holder),
             Ok(Reply::NotUnderstood(why)) => Turn::Unable(why),
             Ok(other) => Turn::Unable(self.lose(&connection, nonsense(&other))),
             Err(why) => Turn::Unable(self.lose(&connection, why)),
         }
+    }
+
+    /// An agent that hangs keeps the right that it was given, and its successor finds it taken by ourselves. That is the
+    /// trouble of this node, and no reason to leave the others alone.
+    fn judged(&self, turn: Turn, holder: &str) -> Turn {
+        let mut held_as = lock(&self.held_as);
+        match turn {
+            Turn::Taken => *held_as = Some(holder.to_owned()),
+            Turn::Held(why) if held_as.as_deref() == Some(holder) && why.ends_with(holder) => {
+                return Turn::Unable(format!("an earlier agent of this daemon or command hangs there: {why}"));
+            }
+            Turn::Held(_) | Turn::Unable(_) => {}
+        }
+        turn
     }
 
     /// Gives the right to act back. The end of a connection does that as well.
@@ -308,6 +337,33 @@ impl Trouble {
 
     fn is_over(&self) -> bool {
         self.since.elapsed() >= self.pause
+    }
+}
+
+/// What an agent said last that it did, for each subject.
+#[derive(Debug, Default)]
+struct Claims(Mutex<BTreeMap<Subject, Claim>>);
+
+#[derive(Debug)]
+struct Claim {
+    step: Step,
+    times: u32,
+    last: Stopwatch,
+}
+
+impl Claims {
+    fn judged(&self, step: &Step, outcome: Outcome) -> Outcome {
+        if !outcome.is_done() {
+            return outcome;
+        }
+        let mut claims = lock(&self.0);
+        let before = claims.get(&step.subject).filter(|claim| claim.last.elapsed() < IN_A_ROW && claim.step == *step);
+        let times = before.map_or(0, |claim| claim.times).saturating_add(1);
+        claims.insert(step.subject.clone(), Claim { step: step.clone(), times, last: Stopwatch::start() });
+        if times <= CLAIMS_MAX {
+            return outcome;
+        }
+        Outcome::NotKept(format!("the node said {times} times in a row that it is done, and then showed that it is not"))
     }
 }
 

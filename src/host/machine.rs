@@ -17,8 +17,13 @@ const PASSWORD_CHARS: usize = 40;
 /// none, as in some containers.
 pub fn identity(root: &Path) -> String {
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let id = if id.trim().is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { id };
+    let id = if id.trim().is_empty() { host_name() } else { id };
     Fingerprint::of(format!("{}\0{}", id.trim(), root.display()).as_bytes()).to_string()
+}
+
+/// What people call this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A user of this machine, with its first group.

@@ -39,6 +39,15 @@ pub fn inherit_nothing() {
     close_fds::set_fds_cloexec(FIRST_INHERITED, &[]);
 }
 
+/// Lets this process open as many files as it may: a node behind ssh takes four (its three streams, and a handle of the child), and
+/// a login shell gives 1024. What it may at most (the hard limit) is left as it is. Our children inherit it, and need no less.
+pub fn open_many_files() {
+    let now = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
 /// Does this process run as root?
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -28,9 +28,12 @@ const OPTIONS: &[&str] = &[
 /// Where our program lies on a node.
 pub const REMOTE_PROGRAM: &str = "/usr/local/bin/valkeeper";
 
-/// What `sh` does to install it. Constant: nothing is ever put into it.
+/// What `sh` does to install it. Constant: nothing is ever put into it. What it says is looked at, because a shell takes an empty
+/// file for a program that did well.
 const INSTALL: &str = "umask 022; new=/usr/local/bin/.valkeeper.new; \
-    cat >$new && chmod 755 $new && $new --version && sync $new && mv $new /usr/local/bin/valkeeper && exit 0; rm -f $new; exit 1";
+    cat >$new && chmod 755 $new && said=$($new --version) && case $said in \
+    (\"valkeeper \"*) sync $new && mv $new /usr/local/bin/valkeeper && exit 0;; (*) echo \"it is no valkeeper\" >&2;; esac; \
+    rm -f $new; exit 1";
 /// How long one of these may take, but for the agent: a program of some 20 MB over a slow line.
 const RUN: Duration = Duration::from_secs(180);
 /// How much of what is said is read. Bytes.
@@ -62,9 +65,9 @@ pub enum RunError {
     Start(#[source] io::Error),
     #[error("it was not done within {} s", RUN.as_secs())]
     Late,
-    /// 255 is ssh's own; all others are of what ran there.
+    /// 255 is ssh's own; all others are of what ran there. `words` are of its standard error, `said` of its output.
     #[error("{words} ({status})")]
-    Status { status: ExitStatus, words: String },
+    Status { status: ExitStatus, words: String, said: String },
 }
 
 async fn text(from: Option<impl AsyncRead + Unpin>) -> String {
@@ -75,6 +78,11 @@ async fn text(from: Option<impl AsyncRead + Unpin>) -> String {
         let _cut_off = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     }
     String::from_utf8_lossy(&said).into_owned()
+}
+
+fn in_short(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
+    lines.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 
 /// One host behind ssh.
@@ -149,10 +157,7 @@ impl Destination {
             Err(_elapsed) => Err(RunError::Late),
             Ok((Err(error), _, _)) => Err(RunError::Start(error)),
             Ok((Ok(status), said, _)) if status.success() => Ok(said),
-            Ok((Ok(status), _, words)) => {
-                let words = words.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
-                Err(RunError::Status { status, words: words.chars().filter(|c| !c.is_control()).take(500).collect() })
-            }
+            Ok((Ok(status), said, words)) => Err(RunError::Status { status, words: in_short(&words), said: in_short(&said) }),
         }
     }
 }

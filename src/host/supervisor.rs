@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::process::Child;
 
 use super::clock::{self, Deadline, Poll, Stopwatch};
+use super::files::Stamp;
 use super::layout::Layout;
 use super::process::{self, Handle, StopError};
 use super::systemd::{Systemd, SystemdError, UnitName};
@@ -161,10 +162,19 @@ impl Supervisor {
         }
     }
 
+    /// Does a server that does not answer still read its data?
+    pub async fn still_loads(&self, server: Server<'_>, pid: u32) -> bool {
+        match self {
+            Self::Processes => server.layout.log(server.name).is_some_and(|log| process::still_loads(&log, pid)),
+            Self::Systemd(systemd) => systemd.state(&UnitName::of(server.name)).await.is_ok_and(|state| state.is_starting(pid)),
+        }
+    }
+
     /// Why what a unit's files say does not count yet; nothing if it does. A crash can come between writing and reading them.
-    pub async fn unread(&self, server: Server<'_>) -> Option<String> {
+    /// `files`: what they are now (`UnitFiles::stamps`).
+    pub async fn unread(&self, server: Server<'_>, files: Vec<Stamp>) -> Option<String> {
         let Self::Systemd(systemd) = self else { return None };
-        match systemd.needs_reload(&UnitName::of(server.name)).await {
+        match systemd.has_unread(&UnitName::of(server.name), files).await {
             Ok(needed) => needed.then(|| "systemd has not read its unit files since they were changed".to_owned()),
             Err(error) => Some(error.to_string()),
         }

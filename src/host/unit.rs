@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{self, FileError};
+use super::files::{self, FileError, Stamp};
 use super::layout::Layout;
 use super::systemd::UnitName;
 use crate::model::binary::BinaryFacts;
@@ -119,6 +119,19 @@ impl UnitFiles {
             return Some(format!("{} is not enabled, so it would not come back with the machine", self.unit));
         }
         differs(self.template(), TEMPLATE).or_else(|| differs(self.own(), &self.drop_in))
+    }
+
+    /// Of all that systemd reads for this unit from the machine's own folder: with another content it has another stamp.
+    pub fn stamps(&self) -> Vec<Stamp> {
+        let folders = [self.folder.join(format!("{TEMPLATE_NAME}.d")), self.own_folder()];
+        let below = |folder: &PathBuf| {
+            let names = files::names(folder).unwrap_or_default();
+            names.into_iter().map(|name| folder.join(name)).collect::<Vec<_>>()
+        };
+        let entries = folders.iter().flat_map(below);
+        // A folder's own stamp tells what came to it and what went.
+        let places = [self.folder.clone(), self.template()].into_iter().chain(entries).chain(folders.clone());
+        places.map(|place| files::stamp(&place)).collect()
     }
 
     /// Does it come up with the machine?

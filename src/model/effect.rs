@@ -366,6 +366,7 @@ fn set_aside(node: &mut NodeFacts, instance: &InstanceName) {
     if let Some(port) = member.spec.disk.seen().and_then(InstanceSpec::port) {
         node.ports_in_use.remove(&port);
     }
+    node.set_aside.retain(|older| older.uid != kept.uid || older.instance != kept.instance);
     node.set_aside.push(kept);
     node.members.remove(instance);
 }

@@ -78,9 +78,6 @@ pub enum Cost {
     Tightens(ConnectionLimit),
     /// A full `BGSAVE` or AOF rewrite.
     Rewrite { memory_bytes: u64 },
-    /// Keys in the databases that go keep the server from starting, or end up in database 0. `used`: how many databases
-    /// its keys take, if that is known.
-    FewerDatabases { from: u64, to: u64, used: Option<u64> },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Writes fail for some milliseconds, and clients have to go elsewhere.
@@ -158,7 +155,6 @@ pub enum HeldReason {
         from: u64,
         to: u64,
         used: Option<u64>,
-        revision: String,
     },
     /// The installed server is older than the one that runs.
     Downgrade {
@@ -271,7 +267,6 @@ impl HeldReason {
             | Self::Protected
             | Self::Vanished
             | Self::RestartLosesData { .. }
-            | Self::KeysInDatabases { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
             Self::NodeUnseen { .. }
@@ -284,6 +279,7 @@ impl HeldReason {
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
             | Self::Loading { .. }
+            | Self::KeysInDatabases { .. }
             | Self::PlacedElsewhere { .. }
             | Self::NoRoom { .. }
             | Self::Draining { .. }

@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::name::{FleetName, InstanceName, NodeName};
 use super::password::Fingerprint;
+
+/// The last generation: TOML has no larger number. No fleet gets there, but a node may say that it has.
+pub const GENERATION_MAX: u64 = i64::MAX.unsigned_abs();
 
 /// The memory of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRecord {
     pub fleet: FleetName,
     /// Grows with every change of the record.
+    #[serde(deserialize_with = "generation")]
     pub generation: u64,
     /// Where each instance was placed, entered before it is made.
     #[serde(default)]
@@ -99,7 +104,20 @@ impl Seat {
     }
 }
 
+fn generation<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let generation = u64::deserialize(from)?;
+    if generation < GENERATION_MAX {
+        return Ok(generation);
+    }
+    Err(D::Error::custom(format!("the record's generation {generation} is beyond what a fleet can reach")))
+}
+
 impl FleetRecord {
+    /// A change of the record is a new generation.
+    pub fn grow(&mut self) {
+        self.generation = (self.generation + 1).min(GENERATION_MAX - 1);
+    }
+
     pub fn new(fleet: FleetName) -> Self {
         Self {
             fleet,

@@ -12,8 +12,10 @@ use super::disk::{self, MarkerOnDisk, UsersOnDisk};
 use super::memory::{self, Memory};
 use super::{LocalNode, chain};
 use crate::host::clock::Deadline;
+use crate::host::files::Stamp;
 use crate::host::process;
 use crate::host::supervisor::{Runs, Supervisor, SupervisorError};
+use crate::host::unit::UnitFiles;
 use crate::host::valkey::{Connection, ValkeyError, reach};
 use crate::model::acl::AclUser;
 use crate::model::change::{Half, Twin};
@@ -67,6 +69,7 @@ struct Disk {
     users: UsersOnDisk,
     data: DataFacts,
     unit_broken: Option<String>,
+    unit_files: Vec<Stamp>,
 }
 
 /// What stands under this name; nothing if nothing does. Never takes longer than the limit of a look, and a bit.
@@ -89,7 +92,7 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, r
         running.program_replaced = process::runs_another_program(running.pid, &binary.path);
     }
     let unit_broken = match disk.unit_broken {
-        None => node.supervisor.unread(node.server(name, binary)).await,
+        None => node.supervisor.unread(node.server(name, binary), disk.unit_files).await,
         broken => broken,
     };
     let mut data = disk.data;
@@ -128,12 +131,16 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
         let marker = disk::marker(&node.layout, &name);
         if !matches!(marker, MarkerOnDisk::Ours(_)) {
             let data = DataFacts { folder: Folder::Missing, aof: false, rdb: false };
-            return Disk { marker, spec: Half::Absent, users: UsersOnDisk::default(), data, unit_broken: None };
+            let (spec, users) = (Half::Absent, UsersOnDisk::default());
+            return Disk { marker, spec, users, data, unit_broken: None, unit_files: Vec::new() };
         }
         let spec = disk::spec(&node.layout, &name, &binary.facts);
-        let unit_broken = node.unit_files(&name, spec.seen(), &binary).and_then(|unit| unit.trouble());
+        let unit = node.unit_files(&name, spec.seen(), &binary);
+        // Before what they say is looked at: a change that comes between is then seen by the next look.
+        let unit_files = unit.as_ref().map(UnitFiles::stamps).unwrap_or_default();
+        let unit_broken = unit.and_then(|unit| unit.trouble());
         let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name));
-        Disk { marker, spec, users, data, unit_broken }
+        Disk { marker, spec, users, data, unit_broken, unit_files }
     });
     match end.bound(read).await {
         Some(Ok(disk)) => Ok(disk),
@@ -187,7 +194,7 @@ async fn look_at_server(
             }
         }
     };
-    if matches!(error, ValkeyError::Timeout(_)) && node.layout.log(name).is_some_and(|log| process::still_loads(&log, pid)) {
+    if matches!(error, ValkeyError::Timeout(_)) && node.supervisor.still_loads(node.server(name, binary), pid).await {
         return Seen::unseen(Server::loading(pid, binary.facts.version.clone()), STILL_LOADING);
     }
     match &error {

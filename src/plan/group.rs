@@ -11,10 +11,11 @@ use super::migration::{self, Fellow, Stage, Turn};
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, identity, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
+use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
 use crate::model::desired::{DesiredInstance, Shard};
 use crate::model::live::{Live, MemberFacts, Observed, Server};
-use crate::model::name::{InstanceName, NodeName, REPLICA_USER, UserName};
+use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
 use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
 use crate::model::record::Seat;
@@ -139,9 +140,9 @@ impl<'a> Group<'a> {
             let mut wanted = judged(decision, instance, place.node, place.binary)?;
             let port = match scene.ports.for_member(name, instance, place.member, place.node)? {
                 Some(port) => port,
-                None => scene.ports.for_new(name, instance, shard, place.node, None)?,
+                None => scene.ports.for_new(name, instance, shard, place.node, [None; 2])?,
             };
-            let declared = wanted.take_spec(port, address(scene, place.node));
+            let declared = prompt(wanted.take_spec(port, address(scene, place.node)), place.binary);
             // Others reach it where it listens now.
             let listens = ports::current(place.member).unwrap_or(port);
             let endpoint = endpoint(scene, place.node, listens);
@@ -211,7 +212,7 @@ impl<'a> Group<'a> {
             Some(member) => member.marker.uid.clone(),
             None => scene.roster.uid(self.name, self.seat, &used),
         };
-        let remembered = begun.and_then(ports::current).or(self.seat.map(|seat| seat.port_on(node)));
+        let remembered = begun.and_then(ports::current);
         let Some(port) = self.create(scene, decision, (node, begun), &uid, remembered, &Overlay::OPEN) else { return };
         let leader = Overlay::follower(endpoint(scene, node, port));
         let mut added = vec![(node.clone(), port)];
@@ -240,12 +241,9 @@ impl<'a> Group<'a> {
         }
         let (facts, binary) = scene.live.seen(node)?;
         let made = judged(decision, instance, node, binary).and_then(|mut wanted| {
-            let given = begun.and_then(ports::current);
-            let port = match given {
-                Some(port) => port,
-                None => scene.ports.for_fellow(name, instance, shard, node, port)?,
-            };
-            let spec = role.over(&wanted.take_spec(port, address(scene, node)));
+            let seated = self.seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port_on(node));
+            let port = scene.ports.for_fellow(name, instance, shard, node, [seated, port])?;
+            let spec = role.over(&prompt(wanted.take_spec(port, address(scene, node)), binary));
             if begun.is_none() {
                 scene.room.enter(node, facts, &spec, binary.persists(&spec))?;
             }
@@ -454,12 +452,21 @@ impl<'a> Group<'a> {
     }
 }
 
+/// A primary waits 5 s before it sends its data, in case more replicas come: in a group it is not to, unless that is declared.
+fn prompt(mut spec: InstanceSpec, binary: &BinaryFacts) -> InstanceSpec {
+    let delay = SettingName::known("repl-diskless-sync-delay");
+    if spec.get(delay.as_str()).is_none() && binary.settings.contains_key(&delay) {
+        spec.set(&delay, "0");
+    }
+    spec
+}
+
 /// What is wanted on this node, or that its server would refuse it.
 fn judged(
     decision: &mut Decision,
     instance: &DesiredInstance,
     node: &NodeName,
-    binary: &crate::model::binary::BinaryFacts,
+    binary: &BinaryFacts,
 ) -> Result<Wanted, HeldReason> {
     wanted(instance, node, binary).map_err(|refused| {
         let problems = refused.iter().map(|refusal| format!("{} ({})", refusal.problem, refusal.cure)).collect();

@@ -36,8 +36,9 @@ fn strangers(live: &Live, record: &FleetRecord) -> BTreeMap<NodeName, String> {
         let owner = *owners.entry(machine).or_insert(node);
         let why = match record.machines.get(node) {
             Some(known) if known != machine => format!(
-                "another machine ({machine}) answers for it than the one that the fleet knows ({known}), so nothing there is touched: \
-                 correct where it leads to, or, if that machine is gone for good, \"valkeeper node remove {node} --lost\""
+                "another machine or folder ({machine}) answers for it than the one that the fleet knows ({known}): it was moved, copied \
+                 or replaced, so nothing there is touched; put it back, or correct where the node leads to, or, if what it was is gone \
+                 for good, \"valkeeper node remove {node} --lost\""
             ),
             Some(_) | None if owner != node => format!(
                 "it is the same machine ({machine}) as node {owner}: a clone, which needs a machine id of its own \

@@ -178,8 +178,9 @@ fn elsewhere(scene: &Scene<'_>, node: &NodeName, places: &Places<'_>) -> Option<
 
 fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut wanted: Wanted, begun: Option<&MemberFacts>) {
     let Wish { name, instance, shard, node, seat, address } = *wish;
-    let seated = || seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
-    let remembered = begun.and_then(ports::current).or_else(seated);
+    // A marker may be from before somebody else took its port; the roster was written since, and is what was shown.
+    let seated = seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port);
+    let remembered = [seated, begun.and_then(ports::current)];
     let port = match scene.ports.for_new(name, instance, shard, node, remembered) {
         Ok(port) => port,
         Err(reason) => return decision.hold(name, "create", reason),
@@ -216,7 +217,7 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
     let Wish { name, instance, shard, node: _, seat, address } = *wish;
     let port = match scene.ports.for_member(name, instance, place.member, place.node) {
         Ok(Some(port)) => Ok(port),
-        Ok(None) => scene.ports.for_new(name, instance, shard, place.node, None),
+        Ok(None) => scene.ports.for_new(name, instance, shard, place.node, [None; 2]),
         Err(reason) => Err(reason),
     };
     let port = match port {

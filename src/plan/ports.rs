@@ -35,7 +35,7 @@ impl<'a> Ports<'a> {
         Self { desired, live, record, reserved: None, given: BTreeSet::new() }
     }
 
-    /// The port of an instance that is to be made; `remembered`: the one that it was given already.
+    /// The port of an instance that is to be made; `remembered`: those that it was given already.
     ///
     /// # Errors
     /// When the declared port is taken, or none is free.
@@ -45,12 +45,12 @@ impl<'a> Ports<'a> {
         wanted: &DesiredInstance,
         shard: &Shard,
         node: &NodeName,
-        remembered: Option<u16>,
+        remembered: [Option<u16>; 2],
     ) -> Result<u16, HeldReason> {
         if let Some(port) = wanted.port {
             return if self.listening(node, port) { Err(self.taken(node, port, name)) } else { Ok(port) };
         }
-        if let Some(port) = remembered.filter(|port| self.give(node, *port)) {
+        if let Some(port) = remembered.into_iter().flatten().find(|port| self.give(node, *port)) {
             return Ok(port);
         }
         let mut reserved = self.reserved.take().unwrap_or_else(|| reserved(self.desired, self.live, self.record));
@@ -77,11 +77,11 @@ impl<'a> Ports<'a> {
         wanted: &DesiredInstance,
         shard: &Shard,
         node: &NodeName,
-        others: Option<u16>,
+        [seated, others]: [Option<u16>; 2],
     ) -> Result<u16, HeldReason> {
         let free =
             |port: &u16| !self.is_anothers(name, node, *port) && (shard.ports.contains(port) || wanted.port == Some(*port));
-        self.for_new(name, wanted, shard, node, others.filter(free))
+        self.for_new(name, wanted, shard, node, [seated, others.filter(free)])
     }
 
     /// Does another instance have it on this machine, whether that runs or not?

@@ -96,7 +96,7 @@ impl<'a> Roster<'a> {
         }
         let mut record = self.record.clone();
         record.approvals.retain(|revision| !self.served.contains(revision));
-        record.generation += 1;
+        record.grow();
         for (name, seat) in self.changes {
             match seat {
                 Some(seat) => record.roster.insert(name, seat),
@@ -162,7 +162,7 @@ pub fn amend(desired: &Desired, live: &Live, change: impl FnOnce(&mut FleetRecor
     if record == *newest {
         return Vec::new();
     }
-    record.generation += 1;
+    record.grow();
     steps(&newest, Some(record), live, desired)
 }
 

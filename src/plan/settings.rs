@@ -38,10 +38,9 @@ pub(super) fn decide(
     let restart = foreign || !for_restart.is_empty();
     let mut costs = Vec::new();
     let what = if for_restart.is_empty() { "restart".to_owned() } else { format!("restart for {}", for_restart.join(", ")) };
-    let going = databases_that_go(place, running, declared);
-    if let Some((from, to)) = going.filter(|_| !scene.approved) {
-        let (used, revision) = (running.databases_used, scene.desired.revision.clone());
-        return decision.hold(name, what, HeldReason::KeysInDatabases { from, to, used, revision });
+    if let Some((from, to)) = databases_that_go(place, running, declared) {
+        let used = running.databases_used;
+        return decision.hold(name, what, HeldReason::KeysInDatabases { from, to, used });
     }
     if let Err(reason) = scene.room.change(place.node, member, declared) {
         return decision.hold(name, "change settings", reason);
@@ -69,7 +68,6 @@ pub(super) fn decide(
     if rewrites {
         costs.push(Cost::Rewrite { memory_bytes: running.used_memory_bytes });
     }
-    costs.extend(going.map(|(from, to)| Cost::FewerDatabases { from, to, used: running.databases_used }));
     costs.extend(shrinks(place, running, declared));
     let action = Action::ChangeInstance(Box::new(SpecChange { change, declared: declared.clone(), restart }));
     let subject = Subject::Instance(name.clone());

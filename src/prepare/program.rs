@@ -99,7 +99,7 @@ impl Program {
         let remote = Remote::Install { sudo: by_sudo(survey)? };
         match to.run(remote, &self.bytes).await {
             Ok(_version) => Ok(()),
-            Err(RunError::Status { status: _, words }) => Err(ProgramError::DoesNotRun(words)),
+            Err(RunError::Status { status: _, words, said: _ }) => Err(ProgramError::DoesNotRun(words)),
             Err(error) => Err(error.into()),
         }
     }

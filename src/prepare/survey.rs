@@ -81,7 +81,12 @@ pub enum SurveyError {
 /// # Errors
 /// When it cannot be reached, or its login has no shell.
 pub async fn survey(to: &Destination) -> Result<Survey, SurveyError> {
-    let said = to.run(Remote::Survey, SCRIPT.as_bytes()).await?;
+    let said = match to.run(Remote::Survey, SCRIPT.as_bytes()).await {
+        Ok(said) => said,
+        // A forced command, or a shell that turns people away, has its own opinion of the script.
+        Err(RunError::Status { status: _, words: _, said }) if !said.is_empty() && !said.contains(BEGIN) => said,
+        Err(error) => return Err(error.into()),
+    };
     read(&said).ok_or_else(|| SurveyError::NoShell(said.chars().filter(|c| !c.is_control()).take(120).collect()))
 }
 

@@ -2,12 +2,12 @@
 //! takes all of it down, however the test ends, is a process of its own: `tests/fleet/guard`.
 
 use std::env;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ pub struct Place {
 
 impl Place {
     fn take() -> Self {
-        let asked = env::args().any(|argument| argument.ends_with("ignored"));
+        // `cargo bench` says `--bench` to what it runs.
+        let asked = env::args().any(|argument| argument.ends_with("ignored") || argument == "--bench");
         assert!(asked, "a test that boots hosts is not for `make test`: give it #[ignore = \"boots hosts: make test-fleet\"]");
         let able = run::output(&mut run::program(&format!("{TOOLS}/able")));
         assert!(able.status.success(), "{}", String::from_utf8_lossy(&able.stderr));
@@ -159,17 +160,40 @@ impl Lab {
         &self.place
     }
 
+    /// A further way to a host: this name leads to it, with a login and a key of its own. Gives the public key.
+    pub fn alias(&self, name: &str, host: &Host, login: &str) -> String {
+        let key = self.folder().join(format!("{name}.key"));
+        run::must(run::program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&key));
+        let block = format!(
+            "Host {name}\n  HostName {}\n  HostKeyAlias {}\n  User {login}\n  IdentityFile {}\n",
+            host.address,
+            host.name,
+            key.display()
+        );
+        let mut aliases = File::options().create(true).append(true).open(self.folder().join("ssh_aliases")).unwrap();
+        aliases.write_all(block.as_bytes()).unwrap();
+        fs::read_to_string(key.with_extension("key.pub")).unwrap()
+    }
+
+    /// What a command over ssh by such a name says, however it ends.
+    pub fn try_ssh(&self, options: &[&str], name: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command("timeout");
+        command.args(["--foreground", "60"]).arg(self.folder().join("ssh")).arg("-T").args(options);
+        run::output(command.args(["--", name]).args(arguments))
+    }
+
     /// OpenSSH takes a person's home from the password file and not from `HOME`, so a configuration of our own has to be named.
     fn write_ssh(&self) {
         let folder = self.folder();
         let at = |name: &str| folder.join(name).display().to_string();
-        let mut config = format!(
+        let mut config = format!("Include {}\n", at("ssh_aliases"));
+        config.push_str(&format!(
             "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {}\n  \
              GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  BatchMode yes\n  ConnectTimeout 20\n  \
              ServerAliveInterval 2\n  ServerAliveCountMax 3\n",
             at("key"),
             at("known_hosts"),
-        );
+        ));
         let mut known = String::new();
         for host in &self.hosts {
             config.push_str(&format!("Host {}\n  HostName {}\n  HostKeyAlias {}\n", host.name, host.address, host.name));

@@ -15,7 +15,22 @@ mod base;
 mod by_hand;
 mod cgroup;
 mod cleanup;
+#[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
+#[path = "../it/client.rs"]
+mod client;
+mod daemon;
 mod host;
 mod hosts;
+mod identity;
+mod instances;
 mod lab;
+mod logins;
+mod nodes;
+mod outages;
+#[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
+#[path = "../it/ran.rs"]
+mod ran;
 mod run;
+mod secrets;
+mod site;
+mod versions;

@@ -355,9 +355,9 @@ fn databases_that_hold_keys_do_not_go() {
     site.declare(&base().replace("hz = 20", "hz = 20, databases = 4"));
     let held = "databases 4 to 15 would go, and there are keys up to database 9";
     site.run(&["plan"]).expect(2).says(held).says("1 held");
-    site.applied().says(held);
+    site.apply().expect(1).says(held);
     signal(site.pid("one"), "-KILL");
-    site.applied().says(held);
+    site.apply().expect(1).says(held);
     let mut client = site.client("one", "app", PASSWORD);
     assert_eq!(client.ask("SELECT 9"), "+OK");
     assert_eq!(client.ask("GET app:k"), "nine");

@@ -126,7 +126,9 @@ fn prefixes(sim: &Sim, desired: &Desired, live: &Live, made: &Plan) {
         carry(&mut after, first);
         let again = plan(desired, &after);
         let missing: Vec<_> = real(rest).difference(&real(&again.steps)).cloned().collect();
-        if !missing.is_empty() && again.held.iter().all(|held| !matches!(held.reason, HeldReason::Budget { .. })) {
+        // What waited for a restart may come in its place now.
+        let mut held = made.held.iter().chain(&again.held);
+        if !missing.is_empty() && held.all(|held| !matches!(held.reason, HeldReason::Budget { .. })) {
             let made: Vec<_> = made.steps.iter().map(show::step_line).collect();
             let now: Vec<_> = again.steps.iter().map(show::step_line).collect();
             sim.law(format!("after {k} of {made:?} these are planned no more: {missing:?}; but {now:?} {:?}", again.held));

@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod cli;
+mod client;
 mod contract;
 mod crash;
 mod daemon;
@@ -28,6 +29,7 @@ mod node_rights;
 mod pages;
 mod plans;
 mod problems;
+mod ran;
 mod repo;
 mod sim;
 mod site;

@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use crate::client::Client;
+pub use crate::ran::{Ran, finish, finish_unread};
 use crate::support::stop_all;
 
-/// No command of these tests takes longer, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Ports that one site may use.
 const PORTS: u16 = 40;
 
@@ -28,42 +25,6 @@ pub struct Site {
     pub scratch: TempDir,
     /// The server that is started, if not the one of this machine.
     server: Option<PathBuf>,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl Ran {
-    /// Fails with all that was said unless the command ended like this.
-    #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "\n{}\n{}", self.out, self.err);
-        assert!(!self.err.contains("panicked"), "{}", self.err);
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        assert!(self.all().contains(words), "{words:?} is missing in:\n{}", self.all());
-        self
-    }
-
-    pub fn all(&self) -> String {
-        format!("{}{}", self.out, self.err)
-    }
-
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}\n{}", self.all()))
-    }
-
-    pub fn json_lines(&self) -> Vec<serde_json::Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-    }
 }
 
 /// Ranges below the kernel's own ephemeral ports; those of tests that run at the same time do not meet.
@@ -203,103 +164,9 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, (u64, i64, i64, u64)>) {
     }
 }
 
-/// Waits for a command to end and gives all that it said.
-#[track_caller]
-pub fn finish(mut child: Child) -> Ran {
-    let out = child.stdout.take();
-    finish_with(child, out.map(|stream| Box::new(stream) as _))
-}
-
-/// The same for a command whose output nobody reads any more.
-#[track_caller]
-pub fn finish_unread(child: Child) -> Ran {
-    finish_with(child, Some(Box::new(std::io::empty())))
-}
-
-#[track_caller]
-fn finish_with(mut child: Child, out: Option<Box<dyn std::io::Read + Send>>) -> Ran {
-    let err = child.stderr.take();
-    let read = |stream: Option<Box<dyn std::io::Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            stream.unwrap().read_to_end(&mut bytes).unwrap();
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
-    let out = read(out);
-    let err = read(err.map(|stream| Box::new(stream) as _));
-    let begin = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if begin.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("the command did not end");
-        }
-        std::thread::sleep(Duration::from_millis(3));
-    };
-    Ran { code: status.code(), out: out.join().unwrap(), err: err.join().unwrap() }
-}
-
 impl Drop for Site {
     fn drop(&mut self) {
         stop_all(self.folder.path());
         stop_all(self.scratch.path());
-    }
-}
-
-/// A plain client: one line asks, one reply comes back.
-pub struct Client {
-    reader: BufReader<TcpStream>,
-}
-
-impl Client {
-    pub fn to(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        Ok(Self { reader: BufReader::new(stream) })
-    }
-
-    /// The reply as text; nothing if the connection was closed.
-    pub fn try_ask(&mut self, words: &str) -> Option<String> {
-        self.reader.get_mut().write_all(format!("{words}\r\n").as_bytes()).ok()?;
-        self.reply()
-    }
-
-    #[track_caller]
-    pub fn ask(&mut self, words: &str) -> String {
-        self.try_ask(words).unwrap_or_else(|| panic!("the connection was closed at {words:?}"))
-    }
-
-    /// Commands in one go, whose replies are all fine.
-    #[track_caller]
-    pub fn ask_many(&mut self, lines: &str, replies: usize) {
-        self.reader.get_mut().write_all(lines.as_bytes()).unwrap();
-        for _ in 0..replies {
-            let reply = self.reply().unwrap();
-            assert!(!reply.starts_with('-'), "{reply}");
-        }
-    }
-
-    fn reply(&mut self) -> Option<String> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
-        let line = line.trim_end().to_owned();
-        let number = || line.get(1..).and_then(|rest| rest.parse::<usize>().ok());
-        match line.as_bytes().first()? {
-            b'$' => {
-                let Some(length) = number() else { return Some("nothing".to_owned()) };
-                let mut bytes = vec![0; length + 2];
-                self.reader.read_exact(&mut bytes).ok()?;
-                bytes.truncate(length);
-                Some(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            b'*' => {
-                let items = (0..number()?).map(|_| self.reply()).collect::<Option<Vec<_>>>()?;
-                Some(items.join(" "))
-            }
-            _ => Some(line),
-        }
     }
 }

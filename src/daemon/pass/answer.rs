@@ -94,7 +94,7 @@ impl Passes {
             return Err("no revision is in force yet, so the nodes are not known".to_owned());
         };
         // A suspended fleet is not held; what the fleet remembers is changed all the same.
-        if let Err(held) = scene.fleet.acquire(&format!("valkeeper run (process {})", std::process::id())).await {
+        if let Err(held) = scene.fleet.acquire(&roots::holder("run")).await {
             return Err(held.to_string());
         }
         self.remember(&scene, change).await.map(|()| said)

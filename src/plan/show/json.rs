@@ -77,7 +77,6 @@ fn cost(cost: &Cost) -> Value {
         Cost::Closes { .. } => "closes-connections",
         Cost::Tightens(_) => "tightens-limit",
         Cost::Rewrite { .. } => "rewrite",
-        Cost::FewerDatabases { .. } => "fewer-databases",
         Cost::Shrinks { .. } => "shrinks",
         Cost::SwitchOver { .. } => "switch-over",
         Cost::DataGone { .. } => "data-gone",

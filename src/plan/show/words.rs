@@ -40,11 +40,6 @@ pub fn cost(cost: &Cost) -> String {
         Cost::Rewrite { memory_bytes } => {
             format!("writes the whole dataset to disk once ({} in memory)", show_size(*memory_bytes))
         }
-        Cost::FewerDatabases { from, to, used } => format!(
-            "databases {to} to {} go, and {}: THEY KEEP THE SERVER FROM STARTING, or end up among those of database 0",
-            from.saturating_sub(1),
-            keys_up_to(*used)
-        ),
         Cost::Shrinks { used_bytes, limit_bytes } => format!(
             "{} are in use and {} will be allowed: keys are evicted, or writes refused, as maxmemory-policy says",
             show_size(*used_bytes),
@@ -147,9 +142,9 @@ pub fn held_reason(reason: &HeldReason) -> String {
             "nothing of it is kept on disk when it is stopped, so a restart would empty it: \
              run \"valkeeper approve {revision}\" if that may happen"
         ),
-        HeldReason::KeysInDatabases { from, to, used, revision } => format!(
+        HeldReason::KeysInDatabases { from, to, used } => format!(
             "databases {to} to {} would go, and {}: such keys keep a server from starting, or end up among those of database 0. \
-             Move or remove them (INFO keyspace shows where they are), or run \"valkeeper approve {revision}\"",
+             move or remove them (INFO keyspace shows where they are)",
             from.saturating_sub(1),
             keys_up_to(*used)
         ),

@@ -223,6 +223,7 @@ impl Node {
         for kept in &mut facts.set_aside {
             (kept.bytes, kept.deleted_at) = (0, jiff::Timestamp::UNIX_EPOCH);
         }
+        facts.records.values_mut().for_each(|record| Arc::make_mut(record).machines.clear());
         for member in facts.members.values_mut() {
             if let Member::Marked(member) = Arc::make_mut(member) {
                 still(member);

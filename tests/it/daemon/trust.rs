@@ -282,7 +282,7 @@ fn a_second_daemon_only_watches_and_takes_over_when_the_first_dies() {
     first.settles(post.git.at("HEAD").as_str());
     let second = post.start();
     let status = second.until("watching", |status| status["last_pass"]["result"] == "watching");
-    let holder = format!("valkeeper run (process {})", first.pid());
+    let holder = format!("valkeeper run (process {} on ", first.pid());
     assert!(status["watching"].as_str().unwrap().contains(&holder), "{status:#}");
     assert_eq!(second.series("valkeeper_watching"), Some(1.0));
     let revision = post.commit(&hz(12));
@@ -303,7 +303,7 @@ fn an_apply_beside_a_daemon_is_refused_unless_the_fleet_is_suspended() {
     let revision = post.git.at("HEAD").to_string();
     daemon.settles(&revision);
     post.site.write("fleet.toml", post.site.text("", &hz(30)));
-    post.site.apply().expect(1).says(&format!("held by valkeeper run (process {})", daemon.pid()));
+    post.site.apply().expect(1).says(&format!("held by valkeeper run (process {} on ", daemon.pid()));
     shows(&post, 11);
     daemon.say(&post.site, &["suspend", "--reason", "by hand", "--for", "10m"]).expect(0);
     daemon.until("suspended", |status| !status["suspended"].is_null());

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod kept;
+mod lies;
 mod serves;
 
 use std::fs;
@@ -120,6 +121,11 @@ impl Hosts {
     #[track_caller]
     pub fn apply(&self) -> Ran {
         self.run(&["apply", "--yes"])
+    }
+
+    /// The process of an instance.
+    pub fn pid(&self, node: &str, instance: &str) -> u32 {
+        fs::read_to_string(self.state(node, &format!("run/{instance}.pid"))).unwrap().trim().parse().unwrap()
     }
 
     pub fn state(&self, node: &str, below: &str) -> PathBuf {
