@@ -3,6 +3,7 @@
 //! Gives the right to act back, and ends, when the controller hangs up or says nothing for a while. What it was doing it
 //! finishes: a step that was begun is better done.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use tokio::time::timeout;
 
 use crate::fleet::local::Local;
 use crate::host::tell::Tell;
+use crate::model::name::FleetName;
+use crate::model::record::FleetRecord;
 use crate::wire::{self, Answered, Asked, Hello, Reply, Request, WireError};
 
 /// How long a controller may say nothing: it gives a sign of life every 5 s. A network that was cut shows no end of a
@@ -103,10 +106,16 @@ where
 async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) -> Reply {
     let refused = || Reply::NotUnderstood("this agent was started with --read-only: it looks, and changes nothing".to_owned());
     match (request, access) {
-        (Request::Observe { known }, _) => match local.look().await {
-            Ok(look) => {
+        (Request::Observe { known, records }, _) => match local.look().await {
+            Ok(mut look) => {
                 let binary = (!known.contains(&look.facts.binary)).then(|| Box::new((*look.binary).clone()));
-                Reply::Observed { facts: Box::new(look.facts), binary }
+                let is_known = |(fleet, record): (&FleetName, &Arc<FleetRecord>)| {
+                    let known = records.get(fleet)?;
+                    (*known == wire::print_of(record)).then(|| fleet.clone())
+                };
+                let same: BTreeSet<FleetName> = look.facts.records.iter().filter_map(is_known).collect();
+                look.facts.records.retain(|fleet, _| !same.contains(fleet));
+                Reply::Observed { facts: Box::new(look.facts), binary, same }
             }
             Err(why) => Reply::Unseen(why),
         },

@@ -3,7 +3,7 @@
 //! Owns the messages, their limits and the numbers of the protocol. Never a command line: what an agent can be asked is
 //! listed here in full. A message that means something new gets a new number (docs/decisions/0010).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -16,11 +16,13 @@ use crate::model::binary::BinaryFacts;
 use crate::model::live::{BinaryId, NodeFacts};
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
+use crate::model::password::Fingerprint;
 use crate::model::plan::Step;
+use crate::model::record::FleetRecord;
 use crate::model::role::Replication;
 
 /// The protocols that this release speaks: its own and that of the release before, so that upgrades roll.
-pub const PROTOCOLS: RangeInclusive<u32> = 1..=2;
+pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
 /// The largest request, in bytes: a step with the users of one instance.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// The largest reply, in bytes: the facts of a node are some 6 KiB an instance, so this is for 5,000 of them.
@@ -61,9 +63,12 @@ pub struct Asked {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Look at everything. The facts of these binaries need not be sent again.
+    /// Look at everything. The facts of these binaries, and the records of fleets that read like these, need not be sent
+    /// again: every node has a copy of the whole fleet's record.
     Observe {
         known: BTreeSet<BinaryId>,
+        #[serde(default)]
+        records: BTreeMap<FleetName, Fingerprint>,
     },
     /// Take the right to act on the node for this holder, until it is released, or nothing is heard for a while.
     Acquire {
@@ -102,6 +107,9 @@ pub enum Reply {
         facts: Box<NodeFacts>,
         /// The facts of its binary, unless they are known.
         binary: Option<Box<BinaryFacts>>,
+        /// The fleets whose records are there and read as was said.
+        #[serde(default)]
+        same: BTreeSet<FleetName>,
     },
     /// The node as a whole could not be looked at: why.
     Unseen(String),
@@ -129,6 +137,12 @@ pub enum Turn {
     Held(String),
     /// The node cannot be written to: why.
     Unable(String),
+}
+
+/// What a record reads like: equal records have equal fingerprints.
+pub fn print_of(record: &FleetRecord) -> Fingerprint {
+    // The maps of a record are ordered, so its JSON is one text.
+    Fingerprint::of(&serde_json::to_vec(record).unwrap_or_default())
 }
 
 /// Why the other side cannot be understood.

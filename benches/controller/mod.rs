@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use valkeeper::fleet::Observe as _;
 use valkeeper::fleet::nodes::{Means, Nodes, Place};
 use valkeeper::host::ssh::Ssh;
-use valkeeper::model::live::{Live, Observed};
+use valkeeper::model::live::{Live, NodeFacts, Observed};
 use valkeeper::model::name::NodeName;
 use valkeeper::observe::{Limits, Surroundings};
 use valkeeper::plan::plan;
@@ -175,10 +175,18 @@ async fn agent(folder: &Path, host: &str) {
     let (mut reader, mut writer) = (wire::incoming(stdin(), wire::REQUEST_BYTES_MAX), wire::outgoing(to));
     wire::send(&mut writer, wire::encode(&Hello::of_this_release()).expect("a message")).await.expect("a controller");
     let _theirs: Hello = wire::receive(&mut reader).await.expect("a greeting");
+    // What it leaves out once the controller has it, as the real agent does.
+    let mut without: NodeFacts = serde_json::from_str(&facts).expect("facts");
+    let prints: BTreeMap<_, _> = without.records.iter().map(|(fleet, record)| (fleet.clone(), wire::print_of(record))).collect();
+    without.records.clear();
+    let without = serde_json::to_string(&without).expect("facts");
+    let names = serde_json::to_string(&prints.keys().collect::<Vec<_>>()).expect("names");
     while let Ok(Asked { id, request }) = wire::receive(&mut reader).await {
-        let Request::Observe { known } = request else { continue };
+        let Request::Observe { known, records } = request else { continue };
+        let (facts, same) = if records == prints { (&without, names.as_str()) } else { (&facts, "[]") };
         let binary = if known.is_empty() { fs::read_to_string(folder.join("binary")).expect("facts") } else { "null".to_owned() };
-        let reply = format!("{{\"id\":{id},\"reply\":{{\"observed\":{{\"facts\":{facts},\"binary\":{binary}}}}}}}");
+        let reply =
+            format!("{{\"id\":{id},\"reply\":{{\"observed\":{{\"facts\":{facts},\"binary\":{binary},\"same\":{same}}}}}}}");
         if wire::send(&mut writer, reply.into_bytes()).await.is_err() {
             return;
         }

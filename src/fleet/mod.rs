@@ -1,6 +1,7 @@
 //! The nodes as one: looking at them and acting on them. What is behind (in process, ssh, a simulator) is not seen here.
 
 pub mod connection;
+mod known;
 pub mod local;
 pub mod nodes;
 pub mod session;

@@ -11,11 +11,10 @@ use tokio::time::timeout;
 
 use super::Look;
 use super::connection::Connection;
+use super::known::Known;
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
-use crate::model::binary::BinaryFacts;
-use crate::model::live::BinaryId;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
@@ -58,8 +57,8 @@ pub struct Session {
     /// In whose name an agent was once given it, over this session.
     held_as: Mutex<Option<String>>,
     claims: Claims,
-    /// The binaries that the agent need not describe again.
-    binaries: Mutex<BTreeMap<BinaryId, Arc<BinaryFacts>>>,
+    /// What the agent need not send again.
+    known: Mutex<Known>,
     /// A look that is under way, which those who did not wait for it left behind.
     looking: Mutex<Option<Looking>>,
     /// How long the last look took that came to an end.
@@ -97,7 +96,7 @@ impl Session {
             holder: Mutex::default(),
             held_as: Mutex::default(),
             claims: Claims::default(),
-            binaries: Mutex::default(),
+            known: Mutex::default(),
             looking: Mutex::default(),
             usual: Mutex::default(),
         }
@@ -137,24 +136,18 @@ impl Session {
     /// Why the node cannot be seen.
     pub async fn look(&self) -> Result<Look, String> {
         let connection = self.connection().await?;
-        let known = lock(&self.binaries).keys().cloned().collect();
-        match connection.ask(Request::Observe { known }, LOOK, &Tell::nobody()).await {
-            Ok(Reply::Observed { facts, binary }) => self.entered(*facts, binary.map(|facts| Arc::new(*facts))),
+        let known = lock(&self.known).clone();
+        match connection.ask(known.request(), LOOK, &Tell::nobody()).await {
+            Ok(Reply::Observed { facts, binary, same }) => {
+                let (look, known) = known.whole(*facts, binary.map(Arc::from), same)?;
+                *lock(&self.known) = known;
+                Ok(look)
+            }
             Ok(Reply::Unseen(why)) => Err(why),
             Ok(other) => Err(self.lose(&connection, nonsense(&other))),
             // An agent that does not answer is as good as none: the next look begins with a new one.
             Err(why) => Err(self.lose(&connection, why)),
         }
-    }
-
-    fn entered(&self, facts: crate::model::live::NodeFacts, binary: Option<Arc<BinaryFacts>>) -> Result<Look, String> {
-        let mut binaries = lock(&self.binaries);
-        if let Some(binary) = binary {
-            // One node has one binary; a list that grows would be its doing.
-            *binaries = BTreeMap::from([(facts.binary.clone(), binary)]);
-        }
-        let binary = binaries.get(&facts.binary).cloned();
-        binary.map(|binary| Look { facts, binary }).ok_or_else(|| "its agent did not describe the server's binary".to_owned())
     }
 
     /// Takes a step there. An agent that only says so does not keep us busy for ever.

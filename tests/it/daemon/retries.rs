@@ -123,7 +123,8 @@ fn a_full_disk_is_reported_and_nothing_is_made_behind_the_record() {
     let mut post = Post::bare();
     post.site = Site::below(disk.folder.path(), "");
     let filler = disk.folder.path().join("filler");
-    post.commit(&instance("one", "hz = 11"));
+    // It is small enough to be held for that already.
+    post.commit(&("[guard]\nwithout_room = \"warn\"\n".to_owned() + &instance("one", "hz = 11")));
     let daemon = post.start_logging_to(&post.git.path("log"), |_| {
         fs::create_dir(post.site.path("state")).unwrap();
         let _full = fs::write(&filler, vec![1; 2 << 20]);

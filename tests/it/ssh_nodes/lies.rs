@@ -102,7 +102,7 @@ fn observed(lie: &str, look: Look) -> Reply {
         "no-binary" => binary = None,
         _ => {}
     }
-    Reply::Observed { facts: Box::new(facts), binary }
+    Reply::Observed { facts: Box::new(facts), binary, same: Default::default() }
 }
 
 /// Both nodes work; then the second one lies, while a setting of the first one is changed.
