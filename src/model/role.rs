@@ -149,7 +149,7 @@ pub fn user(passwords: &[PasswordHash]) -> WantedUser {
 /// The address at which others reach a server with these settings: what it binds beside loopback.
 pub fn endpoint(spec: &InstanceSpec) -> Option<Endpoint> {
     let bound = spec.get("bind").unwrap_or_default().split(' ').filter_map(|word| word.parse::<IpAddr>().ok());
-    Some(Endpoint::new(bound.rev().next()?, spec.port()?))
+    Some(Endpoint::new(bound.reduce(|_, later| later)?, spec.port()?))
 }
 
 impl InstanceSpec {

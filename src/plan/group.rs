@@ -75,6 +75,11 @@ pub(super) fn decide<'a>(
         };
         decision.hold(name, "any change of roles", HeldReason::NodeUnseen { node: (*node).clone(), why });
     }
+    let never_ran = |place: &&Place<'_>| place.member.is_unborn() && !shard.nodes.contains(place.node);
+    for place in places.ours.iter().filter(never_ran) {
+        let action = Action::DeleteInstance { uid: place.member.marker.uid.clone() };
+        decision.step(name, place.node, action, Cause::Requested);
+    }
     if group.members.is_empty() {
         return group.begin(scene, decision);
     }
@@ -206,8 +211,8 @@ impl<'a> Group<'a> {
             return;
         }
         let (node, begun) = self.missing.remove(first);
-        let Some((facts, _)) = scene.live.seen(node) else { return };
-        let used: Vec<&str> = facts.set_aside.iter().map(|kept| kept.uid.as_str()).collect();
+        let set_aside = scene.live.seen_nodes().flat_map(|(_, facts)| &facts.set_aside);
+        let used: Vec<&str> = set_aside.map(|kept| kept.uid.as_str()).collect();
         let uid = match begun {
             Some(member) => member.marker.uid.clone(),
             None => scene.roster.uid(self.name, self.seat, &used),

@@ -39,19 +39,26 @@ fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, p
     if places.ours.is_empty() {
         strike(scene, name, places.seat);
     }
-    for place in &places.ours {
-        delete(scene, decision, name, place);
+    for place in primary_last(places) {
+        delete(scene, decision, name, places, place);
     }
+}
+
+/// While the primary is there, a deletion that was begun can be called off.
+fn primary_last<'p, 'a>(places: &'p Places<'a>) -> Vec<&'p Place<'a>> {
+    let mut all: Vec<&Place<'_>> = places.ours.iter().collect();
+    all.sort_by_key(|place| place.member.role_on_disk().is_none_or(|role| role.follows.is_none()));
+    all
 }
 
 fn vanished(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
     if places.ours.is_empty() {
         strike(scene, name, places.seat);
     }
-    for place in &places.ours {
+    for place in primary_last(places) {
         // A deletion that was begun is finished, whatever the text says now.
         if scene.desired.guard.prune || place.member.marker.stage == Stage::Deleting {
-            delete(scene, decision, name, place);
+            delete(scene, decision, name, places, place);
         } else {
             decision.hold(name, "delete", HeldReason::Vanished);
         }
@@ -66,8 +73,15 @@ fn strike(scene: &mut Scene<'_>, name: &InstanceName, seat: Option<&Seat>) {
     }
 }
 
-fn delete(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, place: &Place<'_>) {
+fn delete(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>, place: &Place<'_>) {
     let member = place.member;
+    let follows = member.role_on_disk().is_some_and(|role| role.follows.is_some());
+    let seated = places.seat.map_or(&[][..], |seat| &seat.nodes);
+    let unseen = seated.iter().find(|node| *node != place.node && scene.live.seen(node).is_none());
+    if let Some(node) = unseen.filter(|_| !follows && seated.len() > 1) {
+        let why = "a replica of it may be there, and the primary goes last".to_owned();
+        return decision.hold(name, "delete", HeldReason::NodeUnseen { node: node.clone(), why });
+    }
     if member.marker.protect && member.marker.stage != Stage::Deleting {
         return decision.hold(name, "delete", HeldReason::Protected);
     }

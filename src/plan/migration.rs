@@ -139,7 +139,8 @@ fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
 fn is_last_copy(leader: &Fellow<'_>, old: &Fellow<'_>, found: &Overlay) -> bool {
     let (Some(new), Some(running)) = (up(leader.member), up(old.member)) else { return true };
     let kin = [Some(&new.replication.replid), new.replication.replid2.as_ref()].contains(&Some(&running.replication.replid));
-    *found == Overlay::FENCED && !old.wanted && !kin
+    // A file that says that it follows already was written when they were kin.
+    *found == Overlay::FENCED && old.member.role_on_disk() == Some(Overlay::FENCED) && !old.wanted && !kin
 }
 
 /// Nobody takes writes: how far did the switch-over come?

@@ -18,6 +18,7 @@ mod crash;
 mod daemon;
 mod deploy;
 mod drift;
+mod group_laws;
 mod http;
 mod laws;
 mod metrics;

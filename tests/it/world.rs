@@ -230,7 +230,7 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
     }
 }
 
-fn kill(member: &mut valkeeper::model::live::MemberFacts) {
+pub fn kill(member: &mut valkeeper::model::live::MemberFacts) {
     if !matches!(member.server, Server::Up(_)) {
         return;
     }

@@ -1,0 +1,296 @@
+//! What must always hold of instances with replicas, and of instances that move: random shards, wishes, crashes between any
+//! two effects, nodes that are unseen, servers that are killed, and clients that write wherever they are let.
+//! `VALKEEPER_SEED` runs one world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{RngExt as _, SeedableRng as _};
+use valkeeper::model::action::{Action, CutOverParts};
+use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, Origin};
+use valkeeper::model::live::{Member, Observed, Server};
+use valkeeper::model::name::{InstanceName, NodeName, SettingName};
+use valkeeper::model::outcome::Outcome;
+use valkeeper::model::plan::{HeldReason, Plan, Step};
+use valkeeper::model::role::{self, Link, Overlay};
+use valkeeper::plan::plan;
+
+use crate::sim::{Fault, Sim};
+use crate::world;
+
+/// Passes within which a world without further faults must come to rest.
+const PASSES_MAX: usize = 60;
+const NODES: usize = 3;
+
+#[test]
+fn every_world_of_groups_settles_and_loses_nothing() {
+    if let Ok(seed) = std::env::var("VALKEEPER_SEED") {
+        return World::run(seed.parse().expect("VALKEEPER_SEED is a number"));
+    }
+    let worlds: u64 = if std::env::var_os("VALKEEPER_SOAK").is_some() { 30_000 } else { 1_000 };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        for thread in 0..threads {
+            scope.spawn(move || (thread..worlds).step_by(threads as usize).for_each(World::run));
+        }
+    });
+}
+
+struct World {
+    seed: u64,
+    rng: StdRng,
+    sim: Sim,
+    /// How many writes a member has, by its node and instance; they outlive its server.
+    holds: BTreeMap<(NodeName, InstanceName), u64>,
+    /// How many writes of an instance were acknowledged, by its identity.
+    acknowledged: BTreeMap<String, u64>,
+    histories: u64,
+    handed_over: u64,
+    /// Only one world is run, and somebody wants to know why.
+    tells: bool,
+}
+
+impl World {
+    fn run(seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let sim = Sim::new(world::empty(world::binary_once()));
+        let rounds = rng.random_range(2..5);
+        let mut world = Self {
+            seed,
+            rng,
+            sim,
+            holds: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            histories: 0,
+            handed_over: 0,
+            tells: std::env::var_os("VALKEEPER_SEED").is_some(),
+        };
+        let mut desired = world.wish(0);
+        for round in 0..rounds {
+            desired = world.wish(round);
+            for _ in 0..world.rng.random_range(0..12) {
+                world.stormy_pass(&desired);
+            }
+        }
+        world.sim.unseen.lock().unwrap().clear();
+        world.settle(&desired);
+        let broken = world.sim.broken_laws.lock().unwrap();
+        assert!(broken.is_empty(), "seed {seed}: {}", broken.join("\n"));
+    }
+
+    /// Shards of one to three nodes, and instances that change theirs from round to round.
+    fn wish(&mut self, round: u32) -> Desired {
+        let rng = &mut self.rng;
+        let mut desired = world::desired(rng, round);
+        desired.guard.handover_grace = Duration::ZERO;
+        desired.guard.max_deletes = 9;
+        desired.guard.prune = true;
+        let shards: Vec<_> = desired.shards.keys().cloned().collect();
+        for shard in desired.shards.values_mut() {
+            let mut nodes: Vec<NodeName> = (0..NODES).map(world::node).collect();
+            nodes.shuffle(rng);
+            nodes.truncate(rng.random_range(1..=NODES));
+            (shard.nodes, shard.ports) = (nodes, 6400..=6449);
+        }
+        for instance in desired.instances.values_mut() {
+            instance.shard = shards.choose(rng).unwrap().clone();
+            (instance.port, instance.protect) = (None, false);
+            let nodes = &desired.shards[&instance.shard].nodes;
+            instance.primary = rng.random_bool(0.3).then(|| nodes.choose(rng).unwrap().clone());
+            // All of them keep what they have on disk: what a restart may cost is the other laws'.
+            instance.settings = BASE_SETTINGS
+                .iter()
+                .chain(if rng.random_bool(0.3) { &[("io-threads", "2")] } else { &[("timeout", "300")] })
+                .map(|(name, value)| {
+                    (SettingName::new(name).unwrap(), Located { value: (*value).to_owned(), at: Origin::default() })
+                })
+                .collect();
+        }
+        desired
+    }
+
+    fn stormy_pass(&mut self, desired: &Desired) {
+        let unseen = if self.rng.random_bool(0.15) {
+            BTreeSet::from([world::node(self.rng.random_range(0..NODES))])
+        } else {
+            BTreeSet::new()
+        };
+        *self.sim.unseen.lock().unwrap() = unseen;
+        if self.rng.random_bool(0.3) {
+            let (node, name) = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
+            if self.tells {
+                eprintln!("kill {name} on {node}");
+            }
+            self.sim.edit(&node, &name, world::kill);
+        }
+        let mut dice = StdRng::seed_from_u64(self.rng.random());
+        *self.sim.faults.lock().unwrap() = Box::new(move || match dice.random_range(0..8) {
+            0 => Fault::CrashAfter(dice.random_range(0..5)),
+            1 => Fault::LostReply,
+            _ => Fault::None,
+        });
+        self.breathe(0.6);
+        let plan = plan(desired, &self.sim.shown());
+        self.take_all(&plan.steps, 0.6);
+        *self.sim.faults.lock().unwrap() = Box::new(|| Fault::None);
+    }
+
+    fn take_all(&mut self, steps: &[Step], flows: f64) {
+        let mut stuck = BTreeSet::new();
+        for step in steps {
+            if !stuck.contains(&step.subject) && !self.take(step, flows).is_done() {
+                stuck.insert(step.subject.clone());
+            }
+        }
+    }
+
+    fn take(&mut self, step: &Step, flows: f64) -> Outcome {
+        let Action::CutOver(change) = &step.action else { return self.take_one(step, flows) };
+        let CutOverParts { fence, call_off, promote, open, demote } = change.parts(step);
+        let fenced = self.take_one(&fence, flows);
+        if !fenced.is_done() {
+            return fenced;
+        }
+        if !self.has_all(&step.node, &change.target, step) {
+            self.take_one(&call_off, flows);
+            return Outcome::Pending("the new primary to catch up".into());
+        }
+        for part in [promote, open, demote] {
+            let outcome = self.take_one(&part, flows);
+            if !outcome.is_done() {
+                return outcome;
+            }
+        }
+        self.handed_over += 1;
+        Outcome::Done
+    }
+
+    fn take_one(&mut self, step: &Step, flows: f64) -> Outcome {
+        let outcome = self.sim.take(step);
+        if self.tells {
+            eprintln!("{}: {outcome:?}", valkeeper::plan::show::step_line(step));
+        }
+        self.breathe(flows);
+        outcome
+    }
+
+    /// What the controller asks both nodes before it promotes.
+    fn has_all(&self, source: &NodeName, target: &NodeName, step: &Step) -> bool {
+        let valkeeper::model::plan::Subject::Instance(name) = &step.subject else { return false };
+        let live = self.sim.shown();
+        let position = |node| match live.seen(node)?.0.member(name)?.server.clone() {
+            Server::Up(running) => Some(running.replication),
+            Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,
+        };
+        let (Some(source), Some(target)) = (position(source), position(target)) else { return false };
+        target.link == Some(Link::Up) && target.replid == source.replid && target.offset >= source.offset
+    }
+
+    /// Time passes: replication flows, here and there, and clients write wherever they are let.
+    fn breathe(&mut self, flows: f64) {
+        let mut live = self.sim.live.lock().unwrap();
+        let all: Vec<(NodeName, InstanceName)> =
+            live.seen_nodes().flat_map(|(node, facts)| facts.members.keys().map(|name| (node.clone(), name.clone()))).collect();
+        self.holds.retain(|place, _| all.contains(place));
+        // Whoever was killed listens no more.
+        for observed in live.nodes.values_mut() {
+            let Observed::Seen(facts) = observed else { continue };
+            let listens = |member: &Arc<Member>| match &**member {
+                Member::Marked(member) => member.spec.memory.seen().and_then(|spec| spec.port()),
+                Member::Unmarked { .. } => None,
+            };
+            facts.ports_in_use = facts.members.values().filter_map(listens).collect();
+        }
+        let mut endpoints = BTreeMap::new();
+        for (node, name) in &all {
+            let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { continue };
+            let Some(Member::Marked(member)) = facts.members.get_mut(name).map(Arc::make_mut) else { continue };
+            let Server::Up(running) = &mut member.server else { continue };
+            let Some(memory) = member.spec.memory.seen() else { continue };
+            endpoints.insert((name.clone(), role::endpoint(memory).unwrap()), node.clone());
+            if running.replication.replid.is_empty() {
+                // A server that was started has a history of its own (facts E.4: the AOF keeps none).
+                self.histories += 1;
+                running.replication.replid = format!("h{}", self.histories);
+                running.replication.offset = self.holds.get(&(node.clone(), name.clone())).copied().unwrap_or_default();
+            }
+        }
+        for (node, name) in &all {
+            let follows = live.seen(node).and_then(|(facts, _)| facts.member(name)?.role_in_force()?.follows);
+            let source = follows.and_then(|primary| endpoints.get(&(name.clone(), primary)).cloned());
+            if let Some(source) = source.filter(|_| self.rng.random_bool(flows)) {
+                role::catch_up(&mut live, node, name);
+                let has = self.holds.get(&(source, name.clone())).copied().unwrap_or_default();
+                self.holds.insert((node.clone(), name.clone()), has);
+            }
+        }
+        let mut open: BTreeMap<InstanceName, Vec<NodeName>> = BTreeMap::new();
+        for (node, name) in &all {
+            let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { continue };
+            let Some(Member::Marked(member)) = facts.members.get_mut(name).map(Arc::make_mut) else { continue };
+            if member.role_in_force() != Some(Overlay::OPEN) {
+                continue;
+            }
+            let Server::Up(running) = &mut member.server else { continue };
+            open.entry(name.clone()).or_default().push(node.clone());
+            let has = self.holds.entry((node.clone(), name.clone())).or_default();
+            let acknowledged = self.acknowledged.entry(format!("{name} {}", member.marker.uid)).or_default();
+            if self.tells {
+                eprintln!("    {name} on {node}: {has} of {acknowledged}");
+            }
+            if *has < *acknowledged {
+                self.sim.law(format!("{name} on {node} takes writes with {has} of {acknowledged}"));
+            }
+            *has += 1;
+            *acknowledged = (*acknowledged).max(*has);
+            running.replication.offset = *has;
+        }
+        for (name, nodes) in open.into_iter().filter(|(_, nodes)| nodes.len() > 1) {
+            self.sim.law(format!("{name} takes writes on {nodes:?}"));
+        }
+    }
+
+    fn settle(&mut self, desired: &Desired) {
+        for _ in 0..PASSES_MAX {
+            self.breathe(1.0);
+            let plan = plan(desired, &self.sim.shown());
+            if plan.steps.is_empty() && !plan.held.iter().any(|held| matches!(held.reason, HeldReason::Syncing { .. })) {
+                return self.as_desired(desired, &plan);
+            }
+            self.take_all(&plan.steps, 1.0);
+        }
+        let plan = plan(desired, &self.sim.shown());
+        panic!("seed {}: not settled after {PASSES_MAX} passes: {:#?} {:#?}", self.seed, plan.steps, plan.held);
+    }
+
+    fn as_desired(&self, desired: &Desired, plan: &Plan) {
+        assert!(plan.held.is_empty(), "seed {}: {:?}", self.seed, plan.held);
+        let live = self.sim.shown();
+        for (name, wish) in &desired.instances {
+            let here: BTreeMap<&NodeName, Overlay> = live
+                .seen_nodes()
+                .filter_map(|(node, facts)| {
+                    Some((
+                        node,
+                        facts
+                            .member(name)?
+                            .role_in_force()
+                            .unwrap_or_else(|| panic!("seed {}: {name} on {node} is not up", self.seed)),
+                    ))
+                })
+                .collect();
+            if wish.ensure == valkeeper::model::desired::Ensure::Absent {
+                assert!(here.is_empty(), "seed {}: {name} should be gone", self.seed);
+                continue;
+            }
+            let shard: BTreeSet<&NodeName> = desired.shards[&wish.shard].nodes.iter().collect();
+            assert_eq!(here.keys().copied().collect::<BTreeSet<_>>(), shard, "seed {}: {name} is elsewhere", self.seed);
+            let open: Vec<_> = here.iter().filter(|(_, role)| role.is_open()).map(|(node, _)| *node).collect();
+            assert_eq!(open.len(), 1, "seed {}: {name} {here:?}", self.seed);
+            assert!(wish.primary.as_ref().is_none_or(|wished| open == [wished]), "seed {}: {name} {here:?}", self.seed);
+        }
+    }
+}
