@@ -321,6 +321,27 @@ impl Action {
         }
     }
 
+    /// Is a running server stopped and started again?
+    pub fn restarts(&self) -> bool {
+        match self {
+            Self::ChangeInstance(change) => change.restart,
+            Self::ReopenInstance(_) | Self::UpgradeInstance(_) => true,
+            Self::WriteRecord(_)
+            | Self::CreateInstance(_)
+            | Self::StartInstance(_)
+            | Self::RepairUnit { .. }
+            | Self::ChangeRole(_)
+            | Self::CutOver(_)
+            | Self::SetUser(_)
+            | Self::RemoveUser { .. }
+            | Self::SaveUsers { .. }
+            | Self::Mark(_)
+            | Self::DeleteInstance { .. }
+            | Self::Purge { .. }
+            | Self::Restore { .. } => false,
+        }
+    }
+
     /// What it does, for people: `change settings, restart`.
     pub fn imperative(&self) -> String {
         match self {

@@ -301,6 +301,14 @@ impl<'a> Group<'a> {
                 Some(turn) => self.take(decision, turn),
                 None => self.converge(scene, decision, place, Some((primary, &leader)), busy.clone()),
             }
+            // Each is back in sync before the next one goes.
+            if let Some(step) = decision.steps.iter().find(|step| step.action.restarts()) {
+                let why = "it is restarted first".to_owned();
+                busy = busy.or(Some(HeldReason::Syncing { node: step.node.clone(), why }));
+            }
+        }
+        if self.stand_in(decision, primary) {
+            return;
         }
         let role = Overlay::follower(leader);
         for joining in self.missing.clone() {
@@ -316,6 +324,29 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// A primary that has to restart hands over first, if a replica is ready; then it restarts as a replica.
+    fn stand_in(&self, decision: &mut Decision, primary: usize) -> bool {
+        let Some(leader) = self.members.get(primary) else { return false };
+        let restarts = |step: &Step| step.node == *leader.place.node && step.action.restarts();
+        if !self.unseen.is_empty() || !decision.steps.iter().any(restarts) {
+            return false;
+        }
+        let others = self.members.iter().enumerate().filter(|(place, member)| *place != primary && member.on_shard);
+        let judged: Vec<_> =
+            others.map(|(place, member)| (place, migration::caught_up(&leader.fellow(), &member.fellow()))).collect();
+        let ready = judged.iter().find(|(_, judged)| judged.is_ok()).map(|(place, _)| *place);
+        let Some((_, first)) = judged.into_iter().next() else { return false };
+        // What the marker is to say afterwards follows from the restart.
+        let notes = |step: &Step| step.node == *leader.place.node && matches!(step.action, Action::Mark(_));
+        decision.steps.retain(|step| !restarts(step) && !notes(step));
+        match (ready, first) {
+            (Some(chosen), _) if decision.steps.is_empty() => self.cut_over(decision, primary, chosen),
+            (None, Err(reason)) => decision.hold(self.name, "restart", reason),
+            (Some(_), _) | (None, Ok(())) => {}
+        }
+        true
+    }
+
     /// The primary hands over to the chosen member, or, if it stays, members that are no longer wanted leave.
     fn hand_over(&self, decision: &mut Decision, primary: usize) {
         let chosen = self.chosen(primary);
@@ -325,18 +356,21 @@ impl<'a> Group<'a> {
         }
         match migration::caught_up(&source.fellow(), &target.fellow()) {
             Err(reason) => decision.hold(self.name, "hand over", reason),
-            Ok(()) => {
-                let cut_over = CutOver {
-                    target: target.place.node.clone(),
-                    from: source.endpoint.clone(),
-                    to: target.endpoint.clone(),
-                    source_settings: source.declared.clone(),
-                    target_settings: target.declared.clone(),
-                };
-                let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-                costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
-            }
+            Ok(()) => self.cut_over(decision, primary, chosen),
         }
+    }
+
+    fn cut_over(&self, decision: &mut Decision, primary: usize, chosen: usize) {
+        let (Some(source), Some(target)) = (self.members.get(primary), self.members.get(chosen)) else { return };
+        let cut_over = CutOver {
+            target: target.place.node.clone(),
+            from: source.endpoint.clone(),
+            to: target.endpoint.clone(),
+            source_settings: source.declared.clone(),
+            target_settings: target.declared.clone(),
+        };
+        let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
+        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
     }
 
     /// Takes one turn.

@@ -151,6 +151,25 @@ fn a_wished_primary_takes_over_under_writers() {
     pair.site.settled();
 }
 
+#[test]
+fn a_rolling_restart_hands_over_before_the_primary_goes() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site.applied();
+    let writers = Writers::start(&pair.places());
+    pair.declare("\"n1\", \"n2\"", "a", "config = { databases = 32 }");
+    let ran = pair.site.applied();
+    let account = writers.end();
+    eprintln!("{account:?}");
+    assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
+    assert!(ran.all().contains("hand over to node n2"), "{}", ran.all());
+    assert!(pair.client("n2").ask("INFO replication").contains("role:master"));
+    for node in ["n1", "n2"] {
+        assert_eq!(pair.client(node).ask("CONFIG GET databases"), "databases 32", "{node}");
+    }
+    pair.site.settled();
+}
+
 /// Moves there and back again and again; controller, source and target are killed at any moment.
 #[test]
 fn a_move_that_is_killed_anywhere_is_finished_and_loses_nothing() {
