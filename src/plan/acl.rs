@@ -11,7 +11,7 @@ use crate::model::action::{Action, UserChange, WantedUser};
 use crate::model::change::{Change, Half, Twin};
 use crate::model::desired::UndeclaredUsers;
 use crate::model::live::Running;
-use crate::model::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
+use crate::model::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, REPLICA_USER, UserName};
 use crate::model::operator;
 use crate::model::plan::{Cause, Cost, Note};
 
@@ -103,7 +103,13 @@ fn set(
     let Some(change) = Change::new(found.clone(), Twin::both(want.user.clone())) else { return };
     let close = !lost.is_empty();
     let change = UserChange { user: user.clone(), change, wanted: want.clone(), close };
-    let cause = if asked() { Cause::Requested } else { Cause::Drift };
+    // Whose passwords these are follows from which members there are; nobody could have foreseen them.
+    let ours = user.as_str() == REPLICA_USER;
+    let cause = match (ours, asked()) {
+        (true, true) => Cause::Bookkeeping,
+        (false, true) => Cause::Requested,
+        (_, false) => Cause::Drift,
+    };
     let costs = decision.step(name, place.node, Action::SetUser(Box::new(change)), cause);
     if close {
         costs.push(closes(running, user));
@@ -114,6 +120,7 @@ fn set(
 fn unwanted(place: &Place<'_>, user: &UserName, undeclared: UndeclaredUsers) -> Option<Cause> {
     let created_by_us = place.member.marker.applied.users.contains_key(user);
     match (created_by_us, undeclared) {
+        (true, _) if user.as_str() == REPLICA_USER => Some(Cause::Bookkeeping),
         (true, _) => Some(Cause::Requested),
         (false, UndeclaredUsers::Remove) => Some(Cause::Drift),
         (false, UndeclaredUsers::Keep) => None,

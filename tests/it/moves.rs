@@ -135,6 +135,20 @@ fn an_instance_moves_under_writers_and_loses_nothing() {
 }
 
 #[test]
+fn a_saved_plan_of_a_move_is_carried_through() {
+    let pair = Pair::new();
+    pair.declare("\"n1\"", "a", "");
+    pair.site.applied();
+    assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
+    pair.declare("\"n1\"", "b", "");
+    pair.site.run(&["plan", "--out", "saved"]).expect(2).says("hand over to node n2").says("delete (node n1)");
+    pair.site.run(&["apply", "saved"]).expect(0);
+    assert_eq!(pair.client("n2").ask("GET key"), "value");
+    assert!(!pair.config("n1").exists());
+    pair.site.settled();
+}
+
+#[test]
 fn a_wished_primary_takes_over_under_writers() {
     let pair = Pair::new();
     pair.declare("\"n1\", \"n2\"", "a", "");

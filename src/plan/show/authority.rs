@@ -17,7 +17,8 @@ impl Authority {
         Self { steps: steps.iter().map(without_before).collect() }
     }
 
-    /// May this step be taken? valkeeper's own notes touch no server, so they need no authority.
+    /// May this step be taken? valkeeper's own notes need no authority: they touch no server, but for the user as which members
+    /// follow each other, whose passwords nobody could have foreseen.
     pub fn allows(&self, step: &Step) -> bool {
         step.cause == Cause::Bookkeeping || self.steps.contains(&without_before(&identity(step)))
     }
