@@ -9,7 +9,7 @@ use super::found::{Place, Places};
 use super::instance::{self, ANY_CHANGE};
 use super::migration::{self, Fellow, Stage, Turn};
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, identity, ports};
+use super::{Decision, Scene, identity, open, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
@@ -312,6 +312,11 @@ impl<'a> Group<'a> {
         }
         let role = Overlay::follower(leader);
         for joining in self.missing.clone() {
+            // An older server cannot read what a newer one sends (facts E.5), and would be tried again and again.
+            if let Some((runs, installed)) = self.too_old(scene, primary, joining.0) {
+                decision.hold(self.name, "join", HeldReason::Downgrade { runs, installed });
+                continue;
+            }
             let _port = self.create(scene, decision, joining, &uid, port, &role);
         }
         if !decision.steps.is_empty() || !decision.held.is_empty() {
@@ -322,6 +327,13 @@ impl<'a> Group<'a> {
             None if self.unseen.is_empty() => self.hand_over(decision, primary),
             None => {}
         }
+    }
+
+    /// The versions of the primary and of this node, if the node's is older.
+    fn too_old(&self, scene: &Scene<'_>, primary: usize, node: &NodeName) -> Option<(String, String)> {
+        let Server::Up(running) = &self.members.get(primary)?.place.member.server else { return None };
+        let (_, binary) = scene.live.seen(node)?;
+        open::is_older(&binary.version, &running.version).then(|| (running.version.clone(), binary.version.clone()))
     }
 
     /// A primary that has to restart hands over first, if a replica is ready; then it restarts as a replica.
