@@ -48,6 +48,8 @@ struct Group<'a> {
     /// Nodes of the shard on which it has no member yet, or one whose creation was begun.
     missing: Vec<(&'a NodeName, Option<&'a MemberFacts>)>,
     unseen: Vec<&'a NodeName>,
+    /// Where creations were begun, with the ports they have: they keep their seats until they are made or cleared away.
+    begun: Vec<(NodeName, u16)>,
 }
 
 pub(super) fn decide<'a>(
@@ -136,10 +138,19 @@ impl<'a> Group<'a> {
         shard: &'a Shard,
         places: &Places<'a>,
     ) -> Result<Self, HeldReason> {
-        let mut group =
-            Self { name, instance, shard, seat: places.seat, members: Vec::new(), missing: Vec::new(), unseen: Vec::new() };
+        let mut group = Self {
+            name,
+            instance,
+            shard,
+            seat: places.seat,
+            members: Vec::new(),
+            missing: Vec::new(),
+            unseen: Vec::new(),
+            begun: Vec::new(),
+        };
         for place in &places.ours {
             if place.member.is_unborn() {
+                group.begun.extend(ports::current(place.member).map(|port| (place.node.clone(), port)));
                 continue;
             }
             let mut wanted = judged(decision, instance, place.node, place.binary)?;
@@ -496,6 +507,11 @@ impl<'a> Group<'a> {
 
     fn seat_as(&self, scene: &mut Scene<'a>, uid: &str, port: u16, mut seats: Vec<(NodeName, u16)>) {
         let order = |node: &NodeName| self.shard.nodes.iter().position(|other| other == node).unwrap_or(usize::MAX);
+        for (node, port) in &self.begun {
+            if !seats.iter().any(|(other, _)| other == node) {
+                seats.push((node.clone(), *port));
+            }
+        }
         seats.sort_by_key(|(node, _)| (order(node), node.clone()));
         let ports: BTreeMap<NodeName, u16> = seats.iter().filter(|(_, own)| *own != port).cloned().collect();
         let nodes = seats.into_iter().map(|(node, _)| node).collect();
