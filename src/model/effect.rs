@@ -152,7 +152,9 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
             let marker = Marker { stage: Stage::Deleting, ..member.marker.clone() };
             // What only memory holds would be gone with the process, and nothing would be set aside.
             let snapshot = (matches!(member.server, Server::Up(_)) && !member.persists(binary)).then_some(Effect::Snapshot);
-            mark(member, marker).into_iter().chain(snapshot).chain([Effect::Stop, Effect::SetAside]).collect()
+            // One that never ran has nothing to lose: whether it is taken away or made after all, a crash here is no matter.
+            let marked = if member.is_unborn() { None } else { mark(member, marker) };
+            marked.into_iter().chain(snapshot).chain([Effect::Stop, Effect::SetAside]).collect()
         }
         Action::Purge { uid } => vec![Effect::Purge { uid: uid.clone() }],
         Action::Restore { .. } => Vec::new(),

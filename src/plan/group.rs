@@ -9,7 +9,7 @@ use super::found::{Place, Places};
 use super::instance::{self, ANY_CHANGE};
 use super::migration::{self, Fellow, Stage, Turn};
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, identity, ports};
+use super::{Decision, Scene, identity, open, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
@@ -48,6 +48,8 @@ struct Group<'a> {
     /// Nodes of the shard on which it has no member yet, or one whose creation was begun.
     missing: Vec<(&'a NodeName, Option<&'a MemberFacts>)>,
     unseen: Vec<&'a NodeName>,
+    /// Where creations were begun, with the ports they have: they keep their seats until they are made or cleared away.
+    begun: Vec<(NodeName, u16)>,
 }
 
 pub(super) fn decide<'a>(
@@ -136,10 +138,19 @@ impl<'a> Group<'a> {
         shard: &'a Shard,
         places: &Places<'a>,
     ) -> Result<Self, HeldReason> {
-        let mut group =
-            Self { name, instance, shard, seat: places.seat, members: Vec::new(), missing: Vec::new(), unseen: Vec::new() };
+        let mut group = Self {
+            name,
+            instance,
+            shard,
+            seat: places.seat,
+            members: Vec::new(),
+            missing: Vec::new(),
+            unseen: Vec::new(),
+            begun: Vec::new(),
+        };
         for place in &places.ours {
             if place.member.is_unborn() {
+                group.begun.extend(ports::current(place.member).map(|port| (place.node.clone(), port)));
                 continue;
             }
             let mut wanted = judged(decision, instance, place.node, place.binary)?;
@@ -312,6 +323,11 @@ impl<'a> Group<'a> {
         }
         let role = Overlay::follower(leader);
         for joining in self.missing.clone() {
+            // An older server cannot read what a newer one sends (facts E.5), and would be tried again and again.
+            if let Some((runs, installed)) = self.too_old(scene, primary, joining.0) {
+                decision.hold(self.name, "join", HeldReason::Downgrade { runs, installed });
+                continue;
+            }
             let _port = self.create(scene, decision, joining, &uid, port, &role);
         }
         if !decision.steps.is_empty() || !decision.held.is_empty() {
@@ -322,6 +338,13 @@ impl<'a> Group<'a> {
             None if self.unseen.is_empty() => self.hand_over(decision, primary),
             None => {}
         }
+    }
+
+    /// The versions of the primary and of this node, if the node's is older.
+    fn too_old(&self, scene: &Scene<'_>, primary: usize, node: &NodeName) -> Option<(String, String)> {
+        let Server::Up(running) = &self.members.get(primary)?.place.member.server else { return None };
+        let (_, binary) = scene.live.seen(node)?;
+        open::is_older(&binary.version, &running.version).then(|| (running.version.clone(), binary.version.clone()))
     }
 
     /// A primary that has to restart hands over first, if a replica is ready; then it restarts as a replica.
@@ -484,6 +507,11 @@ impl<'a> Group<'a> {
 
     fn seat_as(&self, scene: &mut Scene<'a>, uid: &str, port: u16, mut seats: Vec<(NodeName, u16)>) {
         let order = |node: &NodeName| self.shard.nodes.iter().position(|other| other == node).unwrap_or(usize::MAX);
+        for (node, port) in &self.begun {
+            if !seats.iter().any(|(other, _)| other == node) {
+                seats.push((node.clone(), *port));
+            }
+        }
         seats.sort_by_key(|(node, _)| (order(node), node.clone()));
         let ports: BTreeMap<NodeName, u16> = seats.iter().filter(|(_, own)| *own != port).cloned().collect();
         let nodes = seats.into_iter().map(|(node, _)| node).collect();

@@ -146,7 +146,7 @@ fn upgradable(place: &Place<'_>, from: &str, spec: &InstanceSpec) -> Result<Inst
 }
 
 /// By the numbers of a version. What is no number is not compared.
-fn is_older(version: &str, than: &str) -> bool {
+pub(super) fn is_older(version: &str, than: &str) -> bool {
     let numbers = |text: &str| text.split('.').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
     matches!((numbers(version), numbers(than)), (Some(one), Some(other)) if one < other)
 }
