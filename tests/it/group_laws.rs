@@ -14,7 +14,7 @@ use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, Origin};
 use valkeeper::model::live::{Member, Observed, Server};
 use valkeeper::model::name::{InstanceName, NodeName, SettingName};
 use valkeeper::model::outcome::Outcome;
-use valkeeper::model::plan::{HeldReason, Plan, Step};
+use valkeeper::model::plan::{HeldReason, Plan, Step, Subject};
 use valkeeper::model::role::{self, Link, Overlay};
 use valkeeper::plan::plan;
 
@@ -141,6 +141,10 @@ impl World {
     fn take_all(&mut self, steps: &[Step], flows: f64) {
         let mut stuck = BTreeSet::new();
         for step in steps {
+            // As the schedule does: nothing is made before every seen node remembers it.
+            if stuck.contains(&Subject::Fleet) && step.subject != Subject::Fleet {
+                return;
+            }
             if !stuck.contains(&step.subject) && !self.take(step, flows).is_done() {
                 stuck.insert(step.subject.clone());
             }
@@ -179,7 +183,7 @@ impl World {
 
     /// What the controller asks both nodes before it promotes.
     fn has_all(&self, source: &NodeName, target: &NodeName, step: &Step) -> bool {
-        let valkeeper::model::plan::Subject::Instance(name) = &step.subject else { return false };
+        let Subject::Instance(name) = &step.subject else { return false };
         let live = self.sim.shown();
         let position = |node| match live.seen(node)?.0.member(name)?.server.clone() {
             Server::Up(running) => Some(running.replication),
