@@ -57,7 +57,8 @@ pub(super) fn decide(
             set(decision, name, place, running, (&user, &want), found, || false, &mut unsaved);
         }
     }
-    for (user, found) in strangers(place, wanted) {
+    // What is neither on disk nor in memory is there no more, whoever still lists it.
+    for (user, found) in strangers(place, wanted).into_iter().filter(|(_, found)| **found != nothing) {
         match unwanted(place, user, undeclared) {
             None => decision.notes.push(Note::UndeclaredUser { instance: name.clone(), user: user.clone() }),
             // Only in the file: writing that anew is all it takes, and another step may do that already.
