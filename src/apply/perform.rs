@@ -144,6 +144,8 @@ impl Performer {
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::Follow(_)
+                | Effect::PauseWriters
+                | Effect::ResumeWriters
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
@@ -179,6 +181,8 @@ impl Performer {
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
+            Effect::PauseWriters => acting.pause_writers().await,
+            Effect::ResumeWriters => acting.resume_writers().await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,

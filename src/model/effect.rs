@@ -44,6 +44,9 @@ pub enum Effect {
     ConfigSet(Settings),
     /// Follows this server, with the member's own password; or nobody.
     Follow(Option<Endpoint>),
+    /// Holds writes back for a moment, so that writers are late instead of refused. It ends by itself, and cannot be seen.
+    PauseWriters,
+    ResumeWriters,
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -86,6 +89,8 @@ impl Effect {
             Self::ConfigSet(_) => "setting what can be set live".to_owned(),
             Self::Follow(Some(primary)) => format!("following {primary}"),
             Self::Follow(None) => "following nobody any more".to_owned(),
+            Self::PauseWriters => "holding back its writers".to_owned(),
+            Self::ResumeWriters => "letting its writers go on".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
             Self::Snapshot => "writing a snapshot".to_owned(),
@@ -327,7 +332,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::SetAside => set_aside(node, instance),
         Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
         Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
-        Effect::WriteRecord(_) | Effect::Prove(_) => {}
+        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters => {}
         Effect::WriteMarker(_)
         | Effect::AwaitAof
         | Effect::RewriteAof
@@ -425,6 +430,8 @@ impl MemberFacts {
             Effect::WriteRecord(_)
             | Effect::MakeMarker(_)
             | Effect::Prove(_)
+            | Effect::PauseWriters
+            | Effect::ResumeWriters
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}

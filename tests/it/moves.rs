@@ -162,6 +162,8 @@ fn a_wished_primary_takes_over_under_writers() {
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
+    // Writers are held back, and then hear READONLY. On a machine that is busy elsewhere one of the eight may come too late.
+    assert!(account.refused < 4, "{account:?}");
     pair.site.settled();
 }
 

@@ -44,6 +44,7 @@ impl Places {
 struct Written {
     acknowledged: Vec<u64>,
     longest_gap: Duration,
+    refused: BTreeSet<u64>,
 }
 
 /// Writers and a watcher at work.
@@ -61,6 +62,8 @@ pub struct Account {
     pub lost: usize,
     pub twice: usize,
     pub longest_gap: Duration,
+    /// Writes that were answered with NOREPLICAS: by a fence, and not held back by a pause.
+    pub refused: usize,
     /// How often two members took writes at one moment.
     pub both_open: u64,
 }
@@ -86,14 +89,15 @@ impl Writers {
         let both_open = self.watcher.join().unwrap();
         let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
         let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
-        let mut account = Account { acknowledged: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, both_open };
-        for (writer, Written { acknowledged, longest_gap }) in written.into_iter().enumerate() {
+        let mut account = Account { acknowledged: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, refused: 0, both_open };
+        for (writer, Written { acknowledged, longest_gap, refused }) in written.into_iter().enumerate() {
             let there = client.ask(&format!("LRANGE log:{writer} 0 -1"));
             let there: Vec<u64> = there.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
             let unique: BTreeSet<u64> = there.iter().copied().collect();
             account.acknowledged += acknowledged.len();
             account.lost += acknowledged.iter().filter(|number| !unique.contains(number)).count();
             account.twice += there.len() - unique.len();
+            account.refused += refused.len();
             account.longest_gap = account.longest_gap.max(longest_gap);
         }
         account
@@ -102,7 +106,7 @@ impl Writers {
 
 fn write(places: &Places, writer: usize, over: &AtomicBool) -> Written {
     let (mut number, mut place, mut client) = (0, 0, None);
-    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO };
+    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO, refused: BTreeSet::new() };
     let mut last = Instant::now();
     // What was sent is followed until it is acknowledged, so that every number is in the list in the end.
     while !over.load(Ordering::Relaxed) {
@@ -117,6 +121,9 @@ fn write(places: &Places, writer: usize, over: &AtomicBool) -> Written {
             }
             Some(client) => Client::try_ask(client, &format!("RPUSH log:{writer} {number}")),
         };
+        if reply.as_ref().is_some_and(|reply| reply.starts_with("-NOREPLICAS")) {
+            written.refused.insert(number);
+        }
         if reply.is_some_and(|reply| reply.starts_with(':')) {
             written.longest_gap = written.longest_gap.max(last.elapsed());
             last = Instant::now();
