@@ -139,6 +139,7 @@ impl Performer {
                 | Effect::MakeFolder
                 | Effect::WriteUsers { .. }
                 | Effect::WriteConfig(_)
+                | Effect::WriteCredential { .. }
                 | Effect::WriteUnit
                 | Effect::Start
                 | Effect::Stop
@@ -176,6 +177,7 @@ impl Performer {
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
             Effect::WriteConfig(spec) => acting.write_config(spec).await,
+            Effect::WriteCredential { follows } => acting.write_credential(*follows).await,
             Effect::WriteUnit => acting.write_unit().await,
             Effect::Start => acting.start().await,
             Effect::Stop => acting.stop().await,
@@ -233,6 +235,7 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::DeleteInstance { .. }
         | Action::Mark(_)
         | Action::Purge { .. }

@@ -210,6 +210,7 @@ impl Execute for Nodes {
             | Action::ReopenInstance(_)
             | Action::UpgradeInstance(_)
             | Action::RepairUnit { .. }
+            | Action::RepairCredential { .. }
             | Action::ChangeInstance(_)
             | Action::ChangeRole(_)
             | Action::SetUser(_)

@@ -151,6 +151,9 @@ pub struct MemberFacts {
     /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit_broken: Option<String>,
+    /// What is wrong with the file of the password with which it follows another member from its start, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_broken: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Member {

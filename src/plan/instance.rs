@@ -13,7 +13,7 @@ use crate::model::desired::{DesiredInstance, Ensure, Shard};
 use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
-use crate::model::plan::{Cause, Cost, HeldReason, Note};
+use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
 use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
@@ -276,6 +276,11 @@ pub(super) fn settle(
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
             up(scene, decision, name, place, running, wanted, spec);
+            // Whatever restarts it, or writes its config, does this as well.
+            let written = |step: &Step| matches!(step.action, Action::ChangeInstance(_) | Action::UpgradeInstance(_));
+            if let Some(why) = member.credential_broken.as_ref().filter(|_| !decision.steps.iter().any(written)) {
+                decision.step(name, place.node, Action::RepairCredential { why: why.clone() }, Cause::Drift);
+            }
         }
     }
     mark(decision, name, instance, place, wanted, spec, retiring);

@@ -94,6 +94,7 @@ fn free(action: &Action) -> &'static str {
         Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::Mark(_)
         | Action::WriteRecord(_) => "no connection is dropped",
         Action::CreateInstance(_)
