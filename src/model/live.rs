@@ -52,6 +52,14 @@ impl Live {
         }
     }
 
+    /// Why a node was not seen.
+    pub fn why_unseen(&self, node: &NodeName) -> String {
+        match self.nodes.get(node) {
+            Some(Observed::Unseen { unseen }) => unseen.clone(),
+            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
+        }
+    }
+
     /// All nodes that were seen, in the order of their names.
     pub fn seen_nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeFacts)> {
         self.nodes.iter().filter_map(|(name, node)| match node {

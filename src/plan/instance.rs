@@ -10,7 +10,7 @@ use super::{Decision, Scene, acl, forward, group, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
-use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
+use crate::model::live::{Folder, MemberFacts, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
@@ -133,10 +133,7 @@ fn present<'a>(
         return decision.hold(name, ANY_CHANGE, reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
-        let why = match scene.live.nodes.get(node) {
-            Some(Observed::Unseen { unseen }) => unseen.clone(),
-            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-        };
+        let why = scene.live.why_unseen(node);
         return decision.hold(name, ANY_CHANGE, HeldReason::NodeUnseen { node: node.clone(), why });
     };
     if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
