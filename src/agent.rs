@@ -128,6 +128,7 @@ async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) ->
         (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
         (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
         (Request::Position { instance }, _) => Reply::Position(local.position(&instance).await),
+        (Request::TryWay { to }, _) => Reply::Tried(local.try_way(&to).await),
         (Request::Release, _) => {
             local.release();
             Reply::Released

@@ -19,7 +19,7 @@ use crate::model::outcome::Outcome;
 use crate::model::password::Fingerprint;
 use crate::model::plan::Step;
 use crate::model::record::FleetRecord;
-use crate::model::role::Replication;
+use crate::model::role::{Endpoint, Replication};
 
 /// The protocols that this release speaks: its own and that of the release before, so that upgrades roll.
 pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
@@ -90,6 +90,10 @@ pub enum Request {
     Position {
         instance: InstanceName,
     },
+    /// Can a server there be reached from the node?
+    TryWay {
+        to: Endpoint,
+    },
     /// The controller is still there. Has no reply.
     Beat,
 }
@@ -122,6 +126,8 @@ pub enum Reply {
     Progress(String),
     /// How it stands; or why that cannot be told.
     Position(Result<Replication, String>),
+    /// It can; or why not.
+    Tried(Result<(), String>),
     /// The right to act is not held over this connection.
     NoRight,
     /// The request makes no sense to this agent: why.

@@ -32,7 +32,7 @@ use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled};
 use crate::plan::{amend, plan_unattended, remembered};
-use crate::reconcile::waits;
+use crate::reconcile::{Look, consider, waits};
 use crate::repo::Repo;
 use crate::roots::{self, Places, Roots};
 
@@ -207,7 +207,7 @@ impl Passes {
         let live = fleet.observe().await;
         fleet.look_times().iter().for_each(|(node, took)| self.shared.metrics.observed(node, *took));
         let record = remembered(&in_force.desired, &live);
-        let plan = plan_unattended(&in_force.desired, &live);
+        let Look { live, plan } = consider(live, &*fleet, |live| plan_unattended(&in_force.desired, live)).await;
         self.shared.metrics.plan_made(&plan);
         let drift = plan.drift().filter_map(|step| match &step.subject {
             Subject::Instance(name) => Some(name),

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::action::Action;
 use super::desired::Origin;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
+use super::path::Way;
+use super::preflight::Unfit;
 use super::role::Endpoint;
 
 /// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
@@ -30,6 +32,8 @@ pub struct Plan {
     pub refused: Vec<Refusal>,
     pub unseen: BTreeMap<NodeName, String>,
     pub notes: Vec<Note>,
+    /// The ways between nodes that nobody tried yet, and on which some of the steps rest.
+    pub unknown: BTreeSet<Way>,
 }
 
 /// One action on one node, with why and at what cost.
@@ -221,6 +225,8 @@ pub enum HeldReason {
     NoAddress {
         node: NodeName,
     },
+    /// Data or writes would not come to another member as they should.
+    Unfit(Unfit),
     /// This release cannot do it.
     NotOffered {
         what: &'static str,
@@ -256,6 +262,7 @@ impl HeldReason {
             Self::NoPrimary { .. } => "no-primary",
             Self::ForeignFailover { .. } => "foreign-failover",
             Self::NoAddress { .. } => "no-address",
+            Self::Unfit(why) => why.kind(),
             Self::NotOffered { .. } => "not-offered",
         }
     }
@@ -269,6 +276,7 @@ impl HeldReason {
             | Self::RestartLosesData { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
+            Self::Unfit(why) => why.is_guard(),
             Self::NodeUnseen { .. }
             | Self::NotAnswering { .. }
             | Self::NotOurs { .. }

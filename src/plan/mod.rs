@@ -12,18 +12,20 @@ mod limits;
 mod migration;
 mod open;
 mod ports;
+mod preflight;
 mod record;
 mod room;
 mod settings;
 pub mod show;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
 use crate::model::name::{InstanceName, NodeName};
+use crate::model::path::Way;
 use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
 use crate::model::record::FleetRecord;
 
@@ -100,6 +102,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         refused: result.refused,
         unseen: unseen.collect(),
         notes: result.notes,
+        unknown: result.unknown,
     }
 }
 
@@ -132,6 +135,7 @@ struct Decision {
     held: Vec<Held>,
     refused: Vec<Refusal>,
     notes: Vec<Note>,
+    unknown: BTreeSet<Way>,
 }
 
 impl Decision {
@@ -155,11 +159,12 @@ impl Decision {
     }
 
     fn extend(&mut self, other: Self) {
-        let Self { steps, held, refused, notes } = other;
+        let Self { steps, held, refused, notes, unknown } = other;
         self.steps.extend(steps);
         self.held.extend(held);
         self.refused.extend(refused);
         self.notes.extend(notes);
+        self.unknown.extend(unknown);
     }
 }
 
