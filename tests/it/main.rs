@@ -21,6 +21,7 @@ mod drift;
 mod group_laws;
 mod http;
 mod laws;
+mod matrix;
 mod metrics;
 mod moves;
 mod node;
