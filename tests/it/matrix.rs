@@ -195,7 +195,10 @@ impl Track {
         // What is acknowledged after all that counts as well.
         std::thread::sleep(Duration::from_millis(50));
         let account = writers.end();
-        eprintln!("{told}: {} after {ended:?}, settled after {settled:?}, {account:?}", if killed { "killed" } else { "NOT KILLED" });
+        eprintln!(
+            "{told}: {} after {ended:?}, settled after {settled:?}, {account:?}",
+            if killed { "killed" } else { "NOT KILLED" }
+        );
         assert_eq!((account.lost, account.both_open), (0, 0), "{told}: {account:?}");
         assert!(account.acknowledged > 50, "{told}: {account:?}");
         self.check(told);
@@ -226,7 +229,8 @@ impl Track {
         let (socket, log) = (site.path(&format!("d{}.sock", self.daemons)), site.path(&format!("d{}.log", self.daemons)));
         let listen = format!("127.0.0.1:{}", free_port());
         let root = site.folder.path().to_str().unwrap().to_owned();
-        let mut command = self.pair.command(&["run", "--path", &root, "--listen", &listen, "--local-root", &root, "--poll", "1s"]);
+        let mut command =
+            self.pair.command(&["run", "--path", &root, "--listen", &listen, "--local-root", &root, "--poll", "1s"]);
         command.arg("--socket").arg(&socket).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
         let mut daemon = command.spawn().unwrap();
         let begun = Instant::now();
