@@ -125,6 +125,13 @@ fn present<'a>(
     let desired = scene.desired;
     // `desired/check` refuses a reference to a shard that is not declared.
     let Some(shard) = desired.shards.get(&instance.shard) else { return };
+    if !places.abandoned.is_empty() {
+        for (node, member) in &places.abandoned {
+            let action = Action::DeleteInstance { uid: member.marker.uid.clone() };
+            decision.step(name, node, action, Cause::Requested);
+        }
+        return;
+    }
     if group::concerns(shard, places) {
         return group::decide(scene, decision, name, instance, shard, places);
     }
