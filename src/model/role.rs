@@ -130,7 +130,10 @@ pub enum Link {
     Down,
     /// It receives the whole dataset.
     Syncing {
+        /// 0 where the primary sends it without telling how much it is (`repl-diskless-sync`).
         left_bytes: u64,
+        #[serde(default)]
+        read_bytes: u64,
     },
 }
 

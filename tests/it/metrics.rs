@@ -93,6 +93,7 @@ fn plan() -> Plan {
         refused: Vec::new(),
         unseen: std::collections::BTreeMap::new(),
         notes: Vec::new(),
+        moves: Vec::new(),
     }
 }
 
