@@ -144,6 +144,7 @@ impl Performer {
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::Follow(_)
+                | Effect::StepDown { .. }
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
@@ -179,6 +180,7 @@ impl Performer {
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
+            Effect::StepDown { primary, told } => acting.step_down(primary, told).await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,

@@ -44,6 +44,12 @@ pub enum Effect {
     ConfigSet(Settings),
     /// Follows this server, with the member's own password; or nobody.
     Follow(Option<Endpoint>),
+    /// Follows this server from being a primary; in the same transaction the connections of these users are closed. Not all of them
+    /// would notice: a publisher would go on speaking to whoever listens here (facts E.6).
+    StepDown {
+        primary: Endpoint,
+        told: Vec<UserName>,
+    },
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -85,6 +91,7 @@ impl Effect {
             Self::Stop => "stopping its server".to_owned(),
             Self::ConfigSet(_) => "setting what can be set live".to_owned(),
             Self::Follow(Some(primary)) => format!("following {primary}"),
+            Self::StepDown { primary, told: _ } => format!("following {primary}, and closing connections"),
             Self::Follow(None) => "following nobody any more".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
@@ -341,6 +348,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         | Effect::Stop
         | Effect::ConfigSet(_)
         | Effect::Follow(_)
+        | Effect::StepDown { .. }
         | Effect::SetUser { .. }
         | Effect::DropUser(_)
         | Effect::SaveUsers => {
@@ -413,6 +421,7 @@ impl MemberFacts {
             Effect::DropAof => self.data.aof = false,
             Effect::ConfigSet(values) => self.config_set(values, binary),
             Effect::Follow(primary) => self.follow(primary.as_ref()),
+            Effect::StepDown { primary, told: _ } => self.follow(Some(primary)),
             Effect::SetUser { user, to, .. } => {
                 self.users.entry(user.clone()).or_default().memory = Half::Seen(to.clone());
             }

@@ -83,8 +83,8 @@ pub enum Cost {
     Rewrite { memory_bytes: u64 },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
-    /// Writes fail for some milliseconds, and clients have to go elsewhere.
-    SwitchOver { from: Endpoint, to: Endpoint },
+    /// Writes fail for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
+    SwitchOver { from: Endpoint, to: Endpoint, connections: Option<u64> },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclUser;
 use super::action::{RoleChange, WantedUser};
 use super::binary::BinaryFacts;
-use super::change::Half;
+use super::change::{Half, Twin};
 use super::effect::Effect;
 use super::live::{Live, Member, MemberFacts, NodeFacts, Observed, Server};
-use super::name::{InstanceName, NodeName, SettingName};
+use super::name::{InstanceName, NodeName, OPERATOR_USER, REPLICA_USER, SettingName, UserName};
 use super::password::{Fingerprint, PasswordHash};
 use super::setting::Settings;
 use super::spec::InstanceSpec;
@@ -247,12 +247,22 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
     if role.follows != was.follows || (role.follows.is_some() && !member.follows_as_itself()) {
-        effects.push(Effect::Follow(role.follows.clone()));
+        effects.push(match &role.follows {
+            Some(primary) if was.follows.is_none() => Effect::StepDown { primary: primary.clone(), told: clients(member) },
+            follows => Effect::Follow(follows.clone()),
+        });
     }
     if was.fenced && !role.fenced {
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
     effects
+}
+
+/// All whose connections are clients': neither ours, nor those of other members.
+fn clients(member: &MemberFacts) -> Vec<UserName> {
+    let is_ours = |user: &UserName| [OPERATOR_USER, REPLICA_USER].contains(&user.as_str());
+    let in_memory = |(user, twin): (&UserName, &Twin<Arc<AclUser>>)| twin.memory.seen().map(|_| user.clone());
+    member.users.iter().filter_map(in_memory).filter(|user| !is_ours(user)).collect()
 }
 
 /// The two settings of the fence as this role has them; lifted, they are what is declared.

@@ -392,7 +392,8 @@ impl<'a> Group<'a> {
             target_settings: target.declared.clone(),
         };
         let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
+        let connections = migration::up(source.place.member).map(|running| running.connections.total);
+        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone(), connections });
     }
 
     /// Takes one turn.

@@ -141,7 +141,8 @@ pub(super) fn follows(primary: &Fellow<'_>, target: &Fellow<'_>) -> Result<(), H
     }
 }
 
-fn up(member: &MemberFacts) -> Option<&Running> {
+/// The server of a member, if it answers and has its data.
+pub(super) fn up(member: &MemberFacts) -> Option<&Running> {
     match &member.server {
         Server::Up(running) if !running.loading => Some(running),
         Server::Up(_) | Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,

@@ -10,7 +10,7 @@ use super::migration::{self, Fellow, Stage, Turn};
 use super::show::held_reason;
 use crate::model::action::{Action, RoleStage};
 use crate::model::change::Half;
-use crate::model::live::{Running, Server};
+use crate::model::live::Running;
 use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Remaining, Site};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::Cause;
@@ -283,10 +283,7 @@ pub(super) fn made_at(decision: &Decision, node: &NodeName, at: impl Fn(u16) -> 
 }
 
 fn up<'a>(fellow: &Fellow<'a>) -> Option<&'a Running> {
-    match &fellow.member.server {
-        Server::Up(running) if !running.loading => Some(running),
-        Server::Up(_) | Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,
-    }
+    migration::up(fellow.member)
 }
 
 fn on_disk(fellow: &Fellow<'_>) -> Option<Overlay> {

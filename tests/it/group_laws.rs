@@ -273,7 +273,7 @@ impl World {
     fn as_desired(&self, desired: &Desired, plan: &Plan) {
         // Known: a creation that was begun on a node which was then lost from sight, while the instance got another identity, is
         // left for a person (seed 162). Nothing is lost, because it never ran.
-        let known = |held: &Held| matches!(held.reason, HeldReason::NotOurs { .. });
+        let known = |held: &Held| matches!(held.reason, HeldReason::ForeignTarget { .. });
         assert!(plan.held.iter().all(known), "seed {}: {:?}", self.seed, plan.held);
         let live = self.sim.shown();
         for (name, wish) in desired.instances.iter().filter(|(name, _)| plan.held.iter().all(|held| held.instance != **name)) {

@@ -45,8 +45,11 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*used_bytes),
             show_size(*limit_bytes)
         ),
-        Cost::SwitchOver { from, to } => {
-            format!("writes fail for some milliseconds; clients go from {from} to {to}, and {from} sends them there")
+        Cost::SwitchOver { from, to, connections } => {
+            let closed = connections.map_or("every connection".to_owned(), |number| count(number, "connection"));
+            format!(
+                "writes fail for some milliseconds; clients go from {from} to {to}: {closed} closed, and {from} sends them there"
+            )
         }
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
