@@ -71,7 +71,7 @@ impl Shared {
     pub fn heard(&self, event: Event<'_>, revision: &str, pass: u64) {
         self.beats();
         match event {
-            Event::Begun { .. } | Event::Progress { .. } => {}
+            Event::Begun { .. } | Event::Progress { .. } | Event::Moves { .. } => {}
             Event::Ended { step, attempt, outcome, took, again } => {
                 self.metrics.step_ended(step.action.kind(), outcome.kind(), took);
                 let seconds = took.as_secs_f64();

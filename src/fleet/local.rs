@@ -154,7 +154,7 @@ impl Local {
     }
 
     fn right(&self) -> MutexGuard<'_, Right> {
-        super::lock(&self.right)
+        super::connection::lock(&self.right)
     }
 }
 

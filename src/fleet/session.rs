@@ -9,9 +9,9 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::Look;
+use super::connection::{Connection, lock};
 use super::known::Known;
-use super::{Look, lock};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;

@@ -35,7 +35,7 @@ impl Pair {
         match (&self.sshd, &self.folders) {
             (Some(hosts), _) => &hosts.site,
             (None, Some(site)) => site,
-            (None, None) => unreachable!("it is made with one of them"),
+            (None, None) => panic!("it is made with one of them"),
         }
     }
 

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fleet::nodes", &["fleet", "fleet::local", "fleet::session", "observe", "host", "wire", "model"]),
     ("agent", &["fleet::local", "fleet", "observe", "host", "wire", "model"]),
     ("repo", &["desired", "host", "model"]),
-    ("reconcile", &["desired", "plan", "apply::schedule", "fleet", "model"]),
+    ("reconcile", &["desired", "plan", "apply::schedule", "fleet", "host", "model"]),
     ("prepare", &["host", "model"]),
     ("roots", &["fleet::nodes", "repo", "desired", "observe", "host", "model"]),
     (
