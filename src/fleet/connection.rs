@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader};
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::host::held::lock;
 use crate::host::tell::Tell;
 use crate::observe::chain;
 use crate::wire::{self, Answered, Asked, Hello, Incoming, Outgoing, Reply, Request, WireError};
@@ -244,11 +245,6 @@ async fn farewell(error: &WireError, child: Option<(&mut Child, &mut Words)>) ->
         (WireError::NoAgent(_), Some(words)) => format!("{}; ssh: {}", chain(error), words.trim_start_matches("ssh: ")),
         (_, _) => chain(error),
     }
-}
-
-/// What is held for a moment only, and left whole by whoever panicked with it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn printable(line: &str) -> String {

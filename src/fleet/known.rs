@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::Look;
-use super::connection::lock;
+use crate::host::held::lock;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::{BinaryId, NodeFacts};
 use crate::model::name::FleetName;

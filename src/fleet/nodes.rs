@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::connection::lock;
 use super::local::Local;
 use super::session::Session;
 use super::{Execute, Held, Look, Observe};
 use crate::host::clock::Stopwatch;
+use crate::host::held::lock;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
 use crate::model::action::Action;

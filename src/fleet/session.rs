@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Look;
-use super::connection::{Connection, lock};
+use super::connection::Connection;
 use super::known::Known;
 use crate::host::clock::Stopwatch;
+use crate::host::held::lock;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
 use crate::model::name::{FleetName, InstanceName};
