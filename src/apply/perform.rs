@@ -147,6 +147,7 @@ impl Performer {
                 | Effect::Follow(_)
                 | Effect::PauseWriters
                 | Effect::ResumeWriters
+                | Effect::Dismiss(_)
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
@@ -185,6 +186,7 @@ impl Performer {
             Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
             Effect::PauseWriters => acting.pause_writers().await,
             Effect::ResumeWriters => acting.resume_writers().await,
+            Effect::Dismiss(users) => acting.dismiss(users).await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,

@@ -12,11 +12,10 @@ use crate::apply::node as node_as_a_whole;
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
 use crate::host::clock::{Deadline, Poll};
-use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::host::tell::Tell;
-use crate::host::way;
+use crate::host::{files, held, way};
 use crate::model::live::Server;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
@@ -166,7 +165,7 @@ impl Local {
     }
 
     fn right(&self) -> MutexGuard<'_, Right> {
-        super::lock(&self.right)
+        held::lock(&self.right)
     }
 }
 

@@ -12,8 +12,9 @@ use futures_util::{StreamExt as _, stream};
 
 use super::local::Local;
 use super::session::Session;
-use super::{Execute, Held, Look, Observe, lock};
+use super::{Execute, Held, Look, Observe};
 use crate::host::clock::{Deadline, Stopwatch};
+use crate::host::held::lock;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
 use crate::model::action::Action;

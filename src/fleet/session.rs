@@ -9,10 +9,11 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::Look;
 use super::connection::Connection;
 use super::known::Known;
-use super::{Look, lock};
 use crate::host::clock::Stopwatch;
+use crate::host::held::lock;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
 use crate::model::name::{FleetName, InstanceName};

@@ -52,6 +52,9 @@ pub enum Effect {
     /// Holds writes back for a moment, so that writers are late instead of refused. It ends by itself, and cannot be seen.
     PauseWriters,
     ResumeWriters,
+    /// Closes the connections of these users: not all of them would notice that the server follows another one now. A publisher
+    /// would go on speaking to whoever listens here (facts E.6).
+    Dismiss(Vec<UserName>),
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -97,6 +100,7 @@ impl Effect {
             Self::Follow(None) => "following nobody any more".to_owned(),
             Self::PauseWriters => "holding back its writers".to_owned(),
             Self::ResumeWriters => "letting its writers go on".to_owned(),
+            Self::Dismiss(_) => "closing its clients' connections".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
             Self::Snapshot => "writing a snapshot".to_owned(),
@@ -340,7 +344,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::SetAside => set_aside(node, instance),
         Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
         Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
-        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters => {}
+        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters | Effect::Dismiss(_) => {}
         Effect::WriteMarker(_)
         | Effect::AwaitAof
         | Effect::RewriteAof
@@ -446,6 +450,7 @@ impl MemberFacts {
             | Effect::Prove(_)
             | Effect::PauseWriters
             | Effect::ResumeWriters
+            | Effect::Dismiss(_)
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::Action;
 use super::desired::Origin;
+use super::moves::Move;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
 use super::path::Way;
 use super::preflight::Unfit;
@@ -34,6 +35,8 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// The ways between nodes that nobody tried yet, and on which some of the steps rest.
     pub unknown: BTreeSet<Way>,
+    /// Instances whose members are not where they shall be, in the order of their names.
+    pub moves: Vec<Move>,
 }
 
 /// One action on one node, with why and at what cost.
@@ -84,8 +87,8 @@ pub enum Cost {
     Rewrite { memory_bytes: u64 },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
-    /// Writers wait for some milliseconds, and clients have to go elsewhere.
-    SwitchOver { from: Endpoint, to: Endpoint },
+    /// Writers wait for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
+    SwitchOver { from: Endpoint, to: Endpoint, connections: Option<u64> },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }
@@ -227,6 +230,21 @@ pub enum HeldReason {
     },
     /// Data or writes would not come to another member as they should.
     Unfit(Unfit),
+    /// Where a member is to join, something stands that valkeeper did not make.
+    ForeignTarget {
+        node: NodeName,
+        why: String,
+    },
+    /// The one that would take writes lacks what another member has: it is empty, or not as far in their history.
+    FullerMember {
+        node: NodeName,
+        fuller: NodeName,
+    },
+    /// A member would change its role, and another one cannot be seen.
+    PromotionUnseen {
+        node: NodeName,
+        why: String,
+    },
     /// This release cannot do it.
     NotOffered {
         what: &'static str,
@@ -263,6 +281,9 @@ impl HeldReason {
             Self::ForeignFailover { .. } => "foreign-failover",
             Self::NoAddress { .. } => "no-address",
             Self::Unfit(why) => why.kind(),
+            Self::ForeignTarget { .. } => "foreign-target",
+            Self::FullerMember { .. } => "fuller-member",
+            Self::PromotionUnseen { .. } => "promotion-unseen",
             Self::NotOffered { .. } => "not-offered",
         }
     }
@@ -296,6 +317,45 @@ impl HeldReason {
             | Self::NoPrimary { .. }
             | Self::ForeignFailover { .. }
             | Self::NoAddress { .. }
+            | Self::ForeignTarget { .. }
+            | Self::FullerMember { .. }
+            | Self::PromotionUnseen { .. }
+            | Self::NotOffered { .. } => false,
+        }
+    }
+
+    /// Is a role refused because data could be lost, so that a person has to look?
+    pub fn is_alarm(&self) -> bool {
+        match self {
+            Self::TwoPrimaries { .. }
+            | Self::NoPrimary { .. }
+            | Self::ForeignFailover { .. }
+            | Self::ForeignTarget { .. }
+            | Self::FullerMember { .. }
+            | Self::PromotionUnseen { .. } => true,
+            Self::NodeUnseen { .. }
+            | Self::NotAnswering { .. }
+            | Self::NotOurs { .. }
+            | Self::Budget { .. }
+            | Self::Approval { .. }
+            | Self::Protected
+            | Self::Vanished
+            | Self::DataGone { .. }
+            | Self::RestartLosesData { .. }
+            | Self::KeysInDatabases { .. }
+            | Self::Downgrade { .. }
+            | Self::PortTaken { .. }
+            | Self::NoPortFree { .. }
+            | Self::Refused { .. }
+            | Self::Loading { .. }
+            | Self::PlacedElsewhere { .. }
+            | Self::NoRoom { .. }
+            | Self::Draining { .. }
+            | Self::Suspended { .. }
+            | Self::ObserveOnly
+            | Self::Syncing { .. }
+            | Self::NoAddress { .. }
+            | Self::Unfit(_)
             | Self::NotOffered { .. } => false,
         }
     }

@@ -1,6 +1,8 @@
 //! An instance with several members, or on its way from one node to another: who joins, follows, takes over and leaves.
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
+mod script;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -62,7 +64,7 @@ pub(super) fn decide<'a>(
     places: &Places<'a>,
 ) {
     if let Some((node, why)) = places.strange.iter().find(|(node, _)| shard.nodes.contains(node)) {
-        return decision.hold(name, "join", HeldReason::NotOurs { node: (*node).clone(), why: why.clone() });
+        return decision.hold(name, "join", HeldReason::ForeignTarget { node: (*node).clone(), why: why.clone() });
     }
     if let Err(reason) = reachable(scene, shard, places) {
         return decision.hold(name, "join", reason);
@@ -71,21 +73,20 @@ pub(super) fn decide<'a>(
         Ok(group) => group,
         Err(reason) => return decision.hold(name, ANY_CHANGE, reason),
     };
-    for node in &group.unseen {
-        let why = scene.live.why_unseen(node);
-        decision.hold(name, "any change of roles", HeldReason::NodeUnseen { node: (*node).clone(), why });
-    }
     let never_ran = |place: &&Place<'_>| place.member.is_unborn() && !shard.nodes.contains(place.node);
     for place in places.ours.iter().filter(never_ran) {
         let action = Action::DeleteInstance { uid: place.member.marker.uid.clone() };
         decision.step(name, place.node, action, Cause::Requested);
     }
     if group.members.is_empty() {
+        group.hold_unseen(scene, decision, false);
         return group.begin(scene, decision);
     }
     group.introduce();
     let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
-    match migration::stage(&fellows, |primary| group.chosen(primary)) {
+    let stage = migration::stage(&fellows, |primary| group.chosen(primary));
+    group.hold_unseen(scene, decision, group.would_change_roles(&stage));
+    match stage.clone() {
         Stage::Led { primary, turns } => group.led(scene, decision, primary, &turns),
         Stage::Between(turn) if group.unseen.is_empty() => group.take(decision, &turn),
         Stage::Between(_) => {}
@@ -97,6 +98,7 @@ pub(super) fn decide<'a>(
     }
     let added = group.joining(decision);
     group.seat(scene, &added);
+    decision.moves.extend(group.script(scene, decision, &stage));
 }
 
 /// Members on different machines need addresses at which they reach each other.
@@ -408,7 +410,8 @@ impl<'a> Group<'a> {
             target_settings: target.declared.clone(),
         };
         let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
+        let connections = migration::up(source.place.member).map(|running| running.connections.total);
+        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone(), connections });
     }
 
     /// Takes one turn.

@@ -6,7 +6,7 @@ use super::found::{Place, Places};
 use super::identity;
 use super::open::Upgrade;
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, acl, forward, group, guard, open, ports, settings};
+use super::{Decision, Scene, acl, forward, group, guard, moves, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
@@ -32,6 +32,7 @@ pub(super) fn decide<'a>(scene: &mut Scene<'a>, name: &'a InstanceName, places: 
     if let Some(deletes) = scene.over_deletes {
         guard::hold_requests(scene, &mut decision, name, deletes);
     }
+    moves::tell_what_they_wait_for(&mut decision);
     decision
 }
 
@@ -125,6 +126,13 @@ fn present<'a>(
     let desired = scene.desired;
     // `desired/check` refuses a reference to a shard that is not declared.
     let Some(shard) = desired.shards.get(&instance.shard) else { return };
+    if !places.abandoned.is_empty() {
+        for (node, member) in &places.abandoned {
+            let action = Action::DeleteInstance { uid: member.marker.uid.clone() };
+            decision.step(name, node, action, Cause::Requested);
+        }
+        return;
+    }
     if group::concerns(shard, places) {
         return group::decide(scene, decision, name, instance, shard, places);
     }

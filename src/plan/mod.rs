@@ -10,6 +10,7 @@ mod identity;
 mod instance;
 mod limits;
 mod migration;
+mod moves;
 mod open;
 mod ports;
 mod preflight;
@@ -24,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
+use crate::model::moves::Move;
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::path::Way;
 use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
@@ -103,6 +105,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         unseen: unseen.collect(),
         notes: result.notes,
         unknown: result.unknown,
+        moves: result.moves,
     }
 }
 
@@ -136,6 +139,7 @@ struct Decision {
     refused: Vec<Refusal>,
     notes: Vec<Note>,
     unknown: BTreeSet<Way>,
+    moves: Vec<Move>,
 }
 
 impl Decision {
@@ -159,12 +163,13 @@ impl Decision {
     }
 
     fn extend(&mut self, other: Self) {
-        let Self { steps, held, refused, notes, unknown } = other;
+        let Self { steps, held, refused, notes, unknown, moves } = other;
         self.steps.extend(steps);
         self.held.extend(held);
         self.refused.extend(refused);
         self.notes.extend(notes);
         self.unknown.extend(unknown);
+        self.moves.extend(moves);
     }
 }
 

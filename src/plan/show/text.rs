@@ -1,7 +1,6 @@
 //! The plan as text, in Terraform's symbols and wording where it has any; readable without colour.
 
-use super::words;
-use super::{Verb, View, by_subject, diff, summary};
+use super::{Verb, View, by_subject, diff, moves, summary, words};
 use crate::model::action::{Action, Creation, Opening, UserChange};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::{Half, Twin};
@@ -32,6 +31,7 @@ pub fn text(view: &View<'_>) -> String {
     }
     records(&mut out, &groups);
     section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
+    section(&mut out, "Moves:", plan.moves.iter().flat_map(moves::lines));
     held_back(&mut out, plan, desired, live);
     section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
     let then = rest.iter().enumerate().flat_map(|(pass, later)| {

