@@ -19,7 +19,8 @@ use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
 use crate::model::role::Replication;
-use crate::wire::{Reply, Request, Turn};
+use crate::model::snapshot::SnapshotId;
+use crate::wire::{Chunk, Reply, Request, Turn};
 
 /// For connecting, from starting `ssh` to the agent's greeting.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -162,26 +163,73 @@ impl Session {
             Err(why) => return Outcome::NotReached(why),
         };
         let request = || Request::Perform { step: Box::new(step.clone()), fleet: fleet.cloned() };
-        match connection.ask(request(), STEP, tell).await {
-            Ok(Reply::Performed(outcome)) => outcome,
-            Ok(Reply::NoRight) => {
-                let Some(holder) = lock(&self.holder).clone() else {
-                    return Outcome::Failed("the right to act on the node was not taken".to_owned());
-                };
-                match self.acquire(&holder).await {
-                    Turn::Taken => {}
-                    Turn::Held(why) | Turn::Unable(why) => return Outcome::Failed(why),
-                }
-                match connection.ask(request(), STEP, tell).await {
-                    Ok(Reply::Performed(outcome)) => outcome,
-                    Ok(other) => Outcome::Failed(nonsense(&other)),
-                    Err(why) => Outcome::NotReached(why),
-                }
-            }
-            Ok(Reply::NotUnderstood(why)) => Outcome::Failed(why),
-            Ok(other) => Outcome::NotReached(self.lose(&connection, nonsense(&other))),
+        match self.ask_with_right(&connection, request, STEP, tell).await {
+            Ok(Ok(Reply::Performed(outcome))) => outcome,
+            Ok(Ok(Reply::NotUnderstood(why))) | Ok(Err(why)) => Outcome::Failed(why),
+            Ok(Ok(other)) => Outcome::NotReached(self.lose(&connection, nonsense(&other))),
             Err(why) => Outcome::NotReached(why),
         }
+    }
+
+    /// Asks for what needs the right to act. Inside: why the right could not be had.
+    async fn ask_with_right(
+        &self,
+        connection: &Connection,
+        request: impl Fn() -> Request,
+        limit: Duration,
+        tell: &Tell,
+    ) -> Result<Result<Reply, String>, String> {
+        match connection.ask(request(), limit, tell).await? {
+            Reply::NoRight => {}
+            reply => return Ok(Ok(reply)),
+        }
+        let Some(holder) = lock(&self.holder).clone() else {
+            return Ok(Err("the right to act on the node was not taken".to_owned()));
+        };
+        match self.acquire(&holder).await {
+            Turn::Taken => connection.ask(request(), limit, tell).await.map(Ok),
+            Turn::Held(why) | Turn::Unable(why) => Ok(Err(why)),
+        }
+    }
+
+    /// A piece of a snapshot of this instance's data there.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn piece(&self, instance: &InstanceName, id: &SnapshotId, from: u64) -> Result<Vec<u8>, String> {
+        let request = || Request::Piece { instance: instance.clone(), snapshot: id.clone(), from };
+        let reply = self.ask_with_right(&*self.connection().await?, request, STEP, &Tell::nobody()).await??;
+        if let Reply::Piece(piece) = reply { piece.map(|Chunk(piece)| piece) } else { Err(nonsense(&reply)) }
+    }
+
+    /// How much of a snapshot has arrived there. Bytes.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn arrived(&self, instance: &InstanceName, id: &SnapshotId) -> Result<u64, String> {
+        self.count(|| Request::Arrived { instance: instance.clone(), snapshot: id.clone() }).await
+    }
+
+    /// Keeps a piece of a snapshot of `total` bytes there; gives how much there is now. Bytes.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub async fn store(
+        &self,
+        instance: &InstanceName,
+        id: &SnapshotId,
+        total: u64,
+        from: u64,
+        piece: Vec<u8>,
+    ) -> Result<u64, String> {
+        let piece = Chunk(piece);
+        let request = || Request::Store { instance: instance.clone(), snapshot: id.clone(), total, from, piece: piece.clone() };
+        self.count(request).await
+    }
+
+    async fn count(&self, request: impl Fn() -> Request) -> Result<u64, String> {
+        let reply = self.ask_with_right(&*self.connection().await?, request, STEP, &Tell::nobody()).await??;
+        if let Reply::Arrived(count) = reply { count } else { Err(nonsense(&reply)) }
     }
 
     /// How the replication of an instance's member stands there.
@@ -377,6 +425,8 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Done(_)
         | Reply::Performed(_)
         | Reply::Position(_)
+        | Reply::Piece(_)
+        | Reply::Arrived(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
     }
 }

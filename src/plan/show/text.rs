@@ -141,7 +141,7 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
                 out.line(5, &format!("~ {}: {} -> {}{place}{drift}", line.name, line.before, line.after));
             }
         }
-        Action::ChangeRole(_) | Action::CutOver(_) => {
+        Action::ChangeRole(_) | Action::CutOver(_) | Action::Ship(_) => {
             out.line(3, &format!("~ the server on node {}: {} {tail}", step.node, step.action.imperative()));
         }
         Action::SetUser(change) => {

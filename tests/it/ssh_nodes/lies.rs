@@ -13,7 +13,7 @@ use valkeeper::model::name::{FleetName, NodeName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::record::{FleetRecord, Seat};
 use valkeeper::observe::LocalNode;
-use valkeeper::wire::{self, Answered, Asked, Hello, Reply, Request, Turn};
+use valkeeper::wire::{self, Answered, Asked, Chunk, Hello, Reply, Request, Turn};
 
 use super::Hosts;
 use crate::site::{Ran, finish};
@@ -53,6 +53,9 @@ async fn the_liar() {
             Request::Perform { .. } if lie == "other-reply" => Reply::Released,
             Request::Position { instance } => Reply::Position(local.position(&instance).await),
             Request::Perform { .. } => Reply::Performed(Outcome::Done),
+            // Nothing is as long as it says, and all of it arrived.
+            Request::Piece { .. } => Reply::Piece(Ok(Chunk(Vec::new()))),
+            Request::Arrived { .. } | Request::Store { .. } => Reply::Arrived(Ok(u64::MAX)),
             Request::Beat => continue,
         };
         let id = if lie == "other-id" { id + 1 } else { id };
