@@ -235,7 +235,7 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
     if let Half::Seen(role) = &after.disk {
         let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
-        marker.enter_role(&before.memory.seen().cloned().unwrap_or_default(), role);
+        marker.enter_role(change.stage, &before.memory.seen().cloned().unwrap_or_default(), role);
         if let Some(file) = &file {
             marker.applied.settings.clone_from(&file.settings);
         }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::action::{self, Action};
+use super::action::{self, Action, RoleStage};
 use super::change::Twin;
 use super::effect::Effect;
 use super::live::{MemberFacts, Server};
@@ -39,8 +39,8 @@ impl SnapshotId {
 
     /// What stands for the name of a snapshot that is not written yet.
     fn foreseen(marker: &Marker) -> Self {
-        let print = Fingerprint::of(format!("{}\0{}", marker.uid, marker.machine).as_bytes());
-        Self(format!("{print}{print}"))
+        let half = Fingerprint::of(format!("{}\0{}", marker.uid, marker.machine).as_bytes());
+        Self(format!("{half}{half}"))
     }
 }
 
@@ -150,7 +150,10 @@ impl Marker {
     }
 
     /// Enters another role: what a snapshot says ends with the fence under which it was written, or with whose data it is.
-    pub(super) fn enter_role(&mut self, was: &Overlay, role: &Overlay) {
+    pub(super) fn enter_role(&mut self, stage: RoleStage, was: &Overlay, role: &Overlay) {
+        if stage == RoleStage::Attach && *role == Overlay::FENCED {
+            (self.seed, self.snapshot) = (Some(Seed::Awaited), None);
+        }
         let is_void = |note: &Snapshot| *role != Overlay::FENCED || (*was != Overlay::FENCED && note.is_fenced());
         if self.snapshot.as_ref().is_some_and(is_void) {
             self.snapshot = None;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::found::{Place, Places};
 use super::instance::{self, ANY_CHANGE, Remarks};
 use super::migration::{self, Fellow, Stage, Turn};
-use super::snapshot;
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, identity, open, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
@@ -94,12 +93,8 @@ pub(super) fn decide<'a>(
         return group.begin(scene, decision);
     }
     group.introduce();
-    group.part();
-    group.source = group.carried_from();
-    if let Some(source) = group.source {
-        group.carry(scene, decision, source);
-        let added = group.joining(decision);
-        return group.seat(scene, &added);
+    if group.carried(scene, decision) {
+        return;
     }
     let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
     match migration::stage(&fellows, |primary| group.chosen(primary)) {
@@ -212,14 +207,6 @@ impl<'a> Group<'a> {
                 member.wanted.users.insert(user, role::user(&others));
             }
         }
-    }
-
-    /// Tells apart who takes no part in replication.
-    fn part(&mut self) {
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(Standing::fellow).collect();
-        let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || snapshot::gave_away(&fellows, fellow);
-        let apart: Vec<bool> = fellows.iter().map(apart).collect();
-        self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
     }
 
     /// Who shall be primary where this member is: the one that is asked for, else whoever it is on the shard, else the first

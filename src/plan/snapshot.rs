@@ -9,6 +9,7 @@
 //! | --- | --- | --- | --- |
 //! | open | any | missing | make T, fenced and empty |
 //! | open | any | takes writes, or follows S in vain | fence it, following nobody |
+//! | open | any | a fenced copy | note that it is a vessel |
 //! | open | any | vessel | fence S |
 //! | open, writes may be lost | does not count | vessel | write a snapshot |
 //! | open, writes may be lost | counts | without it | carry it |
@@ -34,6 +35,8 @@ use crate::model::snapshot::{Made, Seed, Snapshot};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Next {
     Turn(Turn),
+    /// The new member held the data once, and is to hold it again: nothing in it counts from now on.
+    Empty,
     /// A snapshot of the source.
     Take {
         fenced: bool,
@@ -95,6 +98,9 @@ pub(super) fn next(fellows: &[Fellow<'_>], source: usize, target: Option<usize>,
     let Some(found) = in_force(to) else { return Next::Wait };
     if found != Overlay::FENCED || to.member.role_on_disk() != Some(Overlay::FENCED) {
         return if is_open { turn(place, RoleStage::Attach, Overlay::FENCED) } else { call_off() };
+    }
+    if !to.member.marker.is_vessel() {
+        return if is_open { Next::Empty } else { call_off() };
     }
     let may_lose = move_by == MoveBy::SnapshotUnfenced;
     // One that was written under a fence that is gone is not of now.

@@ -3,27 +3,38 @@
 
 use super::{Decision, Group, Scene};
 use crate::model::action::{Action, RoleStage};
+use crate::model::change::Change;
 use crate::model::desired::MoveBy;
 use crate::model::live::Server;
+use crate::model::marker::Marker;
 use crate::model::name::NodeName;
 use crate::model::plan::{Cause, Cost, HeldReason};
 use crate::model::role::Overlay;
-use crate::model::snapshot::Shipping;
+use crate::model::snapshot::{Seed, Shipping};
 use crate::plan::migration::{self, Fellow};
 use crate::plan::ports;
 use crate::plan::snapshot::{self, Next};
 
 impl<'a> Group<'a> {
-    /// The member from which the data is to be carried, if it is.
-    pub(super) fn carried_from(&self) -> Option<usize> {
+    /// Decides about an instance whose data has to be carried; false: it is not.
+    pub(super) fn carried(&mut self, scene: &mut Scene<'a>, decision: &mut Decision) -> bool {
         let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
         let meddled = |fellow: &Fellow<'_>| migration::up(fellow.member).is_some_and(|up| up.replication.foreign_failover);
-        snapshot::source(&fellows, self.instance.move_by).filter(|_| !fellows.iter().any(meddled))
+        let source = snapshot::source(&fellows, self.instance.move_by).filter(|_| !fellows.iter().any(meddled));
+        let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || snapshot::gave_away(&fellows, fellow);
+        let apart: Vec<bool> = fellows.iter().map(apart).collect();
+        self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
+        self.source = source;
+        let Some(source) = source else { return false };
+        self.carry(scene, decision, source);
+        let added = self.joining(decision);
+        self.seat(scene, &added);
+        true
     }
 
     /// While the source takes writes, all members are brought up to date, and the new one is made; then come the parts of the
     /// move, one by one. Further members join the new one when it is open.
-    pub(super) fn carry(&mut self, scene: &mut Scene<'a>, decision: &mut Decision, source: usize) {
+    fn carry(&mut self, scene: &mut Scene<'a>, decision: &mut Decision, source: usize) {
         let Some(from) = self.members.get(source) else { return };
         let (leader, uid) = (from.endpoint.clone(), from.place.member.marker.uid.clone());
         let port = ports::current(from.place.member);
@@ -56,12 +67,13 @@ impl<'a> Group<'a> {
                     step.costs.push(self.price(source));
                 }
             }
+            (Next::Empty, Some(target)) => self.empty(decision, target),
             (Next::Take { fenced }, _) => self.ship(decision, source, Shipping::Take { fenced }),
             (Next::Carry(made), Some(target)) => {
                 let Some(from) = self.members.get(source) else { return };
                 self.ship(decision, target, Shipping::Carry { source: from.place.node.clone(), made });
             }
-            (Next::Carry(_), None) => {}
+            (Next::Carry(_) | Next::Empty, None) => {}
         }
     }
 
@@ -81,6 +93,16 @@ impl<'a> Group<'a> {
             && let Some(step) = decision.steps.last_mut()
         {
             step.costs.push(self.price(source));
+        }
+    }
+
+    /// Notes that what a member holds is nothing of its own any more.
+    fn empty(&self, decision: &mut Decision, place: usize) {
+        let Some(member) = self.members.get(place) else { return };
+        let before = member.place.member.marker.clone();
+        let after = Marker { seed: Some(Seed::Awaited), snapshot: None, ..before.clone() };
+        if let Some(change) = Change::new(before, after) {
+            decision.step(self.name, member.place.node, Action::Mark(Box::new(change)), Cause::Bookkeeping);
         }
     }
 
