@@ -158,6 +158,9 @@ fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
     let on_disk = |fellow: &Fellow<'_>| fellow.member.role_on_disk();
     let file = |wanted: &Overlay| in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).as_ref() == Some(wanted));
     let promoted = in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).is_some_and(|role| role.follows.is_some()));
+    if in_order().filter(|(_, fellow)| fenced(fellow) && on_disk(fellow) == Some(Overlay::FENCED)).count() > 1 {
+        return held("two of its members were its primary");
+    }
     match (file(&Overlay::OPEN), promoted, file(&Overlay::FENCED)) {
         // Its file was written last, the fence is still to be lifted.
         (Some((of, _)), None, _) => turn(of, RoleStage::Open, Overlay::OPEN),

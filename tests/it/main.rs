@@ -34,6 +34,7 @@ mod ran;
 mod repo;
 mod sim;
 mod site;
+mod snapshots;
 mod ssh_nodes;
 mod support;
 mod tidy;

@@ -16,17 +16,17 @@ const PASSWORD: &str = "secret";
 const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 /// A fleet of two nodes with one instance.
-struct Pair {
-    site: Site,
+pub struct Pair {
+    pub site: Site,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { site: Site::new("") }
     }
 
     /// `nodes` of shard a, the shard of the instance, and further keys of it.
-    fn declare(&self, nodes: &str, shard: &str, keys: &str) {
+    pub fn declare(&self, nodes: &str, shard: &str, keys: &str) {
         let (first, last) = (self.site.first_port, self.site.first_port + 9);
         let user = format!("password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n");
         self.site.write(
@@ -40,11 +40,11 @@ impl Pair {
         );
     }
 
-    fn config(&self, node: &str) -> PathBuf {
+    pub fn config(&self, node: &str) -> PathBuf {
         self.site.path(&format!("{node}/config/cache.conf"))
     }
 
-    fn client(&self, node: &str) -> Client {
+    pub fn client(&self, node: &str) -> Client {
         let config = self.site.read(&format!("{node}/config/cache.conf"));
         let port = config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap();
         let mut client = Client::to(port).unwrap();
@@ -52,13 +52,13 @@ impl Pair {
         client
     }
 
-    fn places(&self) -> Places {
+    pub fn places(&self) -> Places {
         Places { configs: vec![self.config("n1"), self.config("n2")], user: "app", password: PASSWORD }
     }
 }
 
 /// Ends a server as a crash would, if it runs.
-fn kill(pair: &Pair, node: &str) {
+pub fn kill(pair: &Pair, node: &str) {
     let pid = fs::read_to_string(pair.site.path(&format!("{node}/run/cache.pid"))).unwrap_or_default();
     let data = pair.site.path(&format!("{node}/data/cache")).canonicalize();
     let works_there = data.is_ok_and(|data| fs::read_link(format!("/proc/{}/cwd", pid.trim())).is_ok_and(|cwd| cwd == data));
@@ -67,7 +67,7 @@ fn kill(pair: &Pair, node: &str) {
     }
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < Duration::from_secs(20), "{what}");

@@ -11,7 +11,7 @@ use crate::model::name::NodeName;
 use crate::model::plan::{Cause, Cost, HeldReason};
 use crate::model::role::Overlay;
 use crate::model::snapshot::{Seed, Shipping};
-use crate::plan::migration::{self, Fellow};
+use crate::plan::migration::{self, Fellow, Stage, Turn};
 use crate::plan::ports;
 use crate::plan::snapshot::{self, Next};
 
@@ -41,7 +41,14 @@ impl<'a> Group<'a> {
         let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
         let Some(node) = self.instance.primary.as_ref().or(self.shard.nodes.first()) else { return };
         if is_open {
+            let turns = self.turns();
             for place in 0..self.members.len() {
+                // An old primary steps down before this one is fenced: only one of them has everything.
+                let fills = self.members.get(place).is_some_and(|member| member.place.node == node);
+                if let Some(turn) = turns.iter().find(|turn| turn.of == place && place != source && !fills) {
+                    self.take(decision, turn);
+                    continue;
+                }
                 let why = "its data goes there first".to_owned();
                 let busy = (place == source).then(|| HeldReason::Syncing { node: node.clone(), why });
                 self.converge(scene, decision, place, Some((source, &leader)), busy);
@@ -74,6 +81,15 @@ impl<'a> Group<'a> {
                 self.ship(decision, target, Shipping::Carry { source: from.place.node.clone(), made });
             }
             (Next::Carry(_) | Next::Empty, None) => {}
+        }
+    }
+
+    /// The roles that the other members of a primary that takes writes are to have.
+    fn turns(&self) -> Vec<Turn> {
+        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        match migration::stage(&fellows, |primary| primary) {
+            Stage::Led { primary: _, turns } => turns,
+            Stage::Between(_) | Stage::Headless | Stage::Held(_) => Vec::new(),
         }
     }
 
