@@ -186,6 +186,7 @@ fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, b
         Reach::Ssh(to) => format!("at {to}"),
     });
     out.line(3, &format!("+ server {} [{}]", reach.unwrap_or_default(), words::cause(step.cause)));
+    step.costs.iter().for_each(|cost| out.line(5, &format!("! {}", words::cost(cost))));
     if creation.protect {
         out.line(5, "+ protected from deletion");
     }
