@@ -336,6 +336,10 @@ impl Shape {
             Self::Boolean => "true or false".to_owned(),
             Self::Integer { min, max: MEMORY_MB_MAX } => format!("a whole number from {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Choice([words @ .., last]) if words.len() > 1 => {
+                let words: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                format!("{} or \"{last}\"", words.join(", "))
+            }
             Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
             Self::List { of, at_least: 0 } => format!("a list; each entry is {}", of.expected()),
             Self::List { of, at_least } => format!("a list of at least {at_least}; each entry is {}", of.expected()),

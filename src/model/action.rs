@@ -407,7 +407,7 @@ impl RoleChange {
         match (self.stage, follows) {
             (RoleStage::Attach, Some(primary)) => format!("follow {primary}"),
             (RoleStage::Demote, Some(primary)) => format!("step down and follow {primary}"),
-            (RoleStage::Attach | RoleStage::Demote, None) => "follow nobody".to_owned(),
+            (RoleStage::Attach | RoleStage::Demote, None) => "take no writes and follow nobody".to_owned(),
             (RoleStage::Fence, _) => "stop taking writes".to_owned(),
             (RoleStage::CallOff, _) => "take writes again".to_owned(),
             (RoleStage::Promote, _) => "become the primary".to_owned(),

@@ -92,6 +92,7 @@ pub(super) fn decide<'a>(
     if group.members.is_empty() {
         return group.begin(scene, decision);
     }
+    group.part();
     group.introduce();
     if group.carried(scene, decision) {
         return;
@@ -197,9 +198,9 @@ impl<'a> Group<'a> {
 
     /// Each member lets the others follow it.
     fn introduce(&mut self) {
-        let password = |member: &Standing<'_>| member.place.member.replication_password.clone();
+        let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
-        for (place, member) in self.members.iter_mut().enumerate() {
+        for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| !member.is_apart) {
             let others = all.iter().enumerate().filter(|(other, _)| *other != place);
             let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).collect();
             others.sort_unstable();
@@ -283,8 +284,8 @@ impl<'a> Group<'a> {
                 return None;
             }
         };
-        let others: Vec<PasswordHash> =
-            self.members.iter().filter_map(|member| member.place.member.replication_password.clone()).collect();
+        let known = self.members.iter().filter(|member| role.follows.is_some() && !member.is_apart);
+        let others: Vec<PasswordHash> = known.filter_map(|member| member.place.member.replication_password.clone()).collect();
         if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
             users.insert(user, role::user(&others));
         }

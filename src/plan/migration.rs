@@ -129,7 +129,8 @@ fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
         let Some(found) = in_force(fellow) else { continue };
         let wanted = Overlay::follower(leader.endpoint.clone());
         let as_wanted = found == wanted && fellow.member.role_on_disk().as_ref() == Some(&wanted);
-        if (as_wanted && fellow.member.follows_as_itself()) || is_last_copy(leader, fellow, &found) {
+        let stays = is_last_copy(leader, fellow, &found) || (!fellow.wanted && snapshot::gave_away(fellows, fellow));
+        if (as_wanted && fellow.member.follows_as_itself()) || stays {
             continue;
         }
         let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED) && !fellow.member.marker.is_vessel();

@@ -16,14 +16,19 @@ use crate::plan::ports;
 use crate::plan::snapshot::{self, Next};
 
 impl<'a> Group<'a> {
+    /// Tells apart who takes no part in replication.
+    pub(super) fn part(&mut self) {
+        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || snapshot::gave_away(&fellows, fellow);
+        let apart: Vec<bool> = fellows.iter().map(apart).collect();
+        self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
+    }
+
     /// Decides about an instance whose data has to be carried; false: it is not.
     pub(super) fn carried(&mut self, scene: &mut Scene<'a>, decision: &mut Decision) -> bool {
         let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
         let meddled = |fellow: &Fellow<'_>| migration::up(fellow.member).is_some_and(|up| up.replication.foreign_failover);
         let source = snapshot::source(&fellows, self.instance.move_by).filter(|_| !fellows.iter().any(meddled));
-        let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || snapshot::gave_away(&fellows, fellow);
-        let apart: Vec<bool> = fellows.iter().map(apart).collect();
-        self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
         self.source = source;
         let Some(source) = source else { return false };
         self.carry(scene, decision, source);

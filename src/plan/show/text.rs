@@ -256,6 +256,13 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
         (Some(_), None) => out.line(3, ". it stays [bookkeeping]"),
         (None, None) | (Some(_), Some(_)) => {}
     }
+    match (&before.snapshot, &after.snapshot) {
+        (Some(_), None) => out.line(3, ". its snapshot is of no use any more [bookkeeping]"),
+        (None | Some(_), Some(_)) | (None, None) => {}
+    }
+    if after.is_vessel() && !before.is_vessel() {
+        out.line(3, ". what it holds gives way to the snapshot that is to come [bookkeeping]");
+    }
     if before.applied != after.applied {
         out.line(3, &format!(". what was applied is noted in the marker {tail}"));
     }
