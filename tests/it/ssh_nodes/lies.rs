@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use valkeeper::fleet::{Look, local::Local};
+use valkeeper::host::tell::Tell;
 use valkeeper::model::live::{Member, SetAside};
 use valkeeper::model::name::{FleetName, NodeName};
 use valkeeper::model::outcome::Outcome;
@@ -47,6 +48,10 @@ async fn the_liar() {
                 }
             }
             Request::Observe { .. } => observed(&lie, local.look().await.unwrap()),
+            Request::Acquire { holder } if lie == "pieces" => Reply::Turn(local.acquire(&holder).await),
+            Request::Perform { step, fleet } if lie == "pieces" => {
+                Reply::Performed(local.perform(&step, fleet.as_ref(), &Tell::nobody()).await)
+            }
             Request::Acquire { .. } => Reply::Turn(Turn::Taken),
             Request::Release => Reply::Released,
             Request::Prepare | Request::Leave { .. } => Reply::Done(Ok(())),
