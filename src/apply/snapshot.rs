@@ -4,17 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::server::{Acting, Halt, failed};
 use crate::host::cargo::{self, Sums};
 use crate::host::clock::Poll;
 use crate::host::files::{self, Stamp, stamp};
 use crate::host::machine;
-use crate::host::process::SAFE_PATH;
 use crate::host::valkey::info_field;
 use crate::model::marker::Marker;
 use crate::model::name::InstanceName;
@@ -45,10 +43,14 @@ impl Snapshots {
     /// Has the server's own tool read it, where there is one; then names it, and says what it is.
     async fn sum_up(&self, acting: &mut Acting) -> Result<(), Halt> {
         let path = acting.node.layout.leaving(&acting.name);
-        self.check_with_tool(acting, &path).await?;
-        let Some((sha256, bytes)) = self.sums.sum(&path, acting.end, &acting.tell).await? else {
+        // No writes are taken meanwhile, so both at once.
+        let sum = self.sums.sum(&path, acting.end, &acting.tell);
+        let (checked, sum) = tokio::join!(self.check_with_tool(acting, &path), sum);
+        checked?;
+        let Some((sha256, bytes)) = sum? else {
             return Err(Halt::Pending("the snapshot to be summed up".to_owned()));
         };
+        self.sums.forget(&path);
         let marker = acting.marker().await?.marker;
         let Some(Snapshot::Saved { fenced }) = marker.snapshot else {
             return failed("the note of the snapshot changed while it was summed up");
@@ -66,7 +68,7 @@ impl Snapshots {
         let known = self.checks.lock().unwrap_or_else(PoisonError::into_inner).remove(&acting.name);
         let mut child = match known {
             Some(child) => child,
-            None => begin_check(&tool, path, &acting.node)?,
+            None => cargo::begin_check(&tool, path, acting.node.server_user)?,
         };
         match acting.end.bound(child.wait()).await {
             None => {
@@ -87,25 +89,17 @@ impl Snapshots {
         let path = acting.node.layout.arriving(&acting.name, &made.id);
         match self.sums.sum(&path, acting.end, &acting.tell).await? {
             None => Err(Halt::Pending("what was carried here to be summed up".to_owned())),
-            Some((sum, bytes)) if (sum.as_str(), bytes) == (made.sha256.as_str(), made.bytes) => Ok(()),
+            Some((sum, bytes)) if (sum.as_str(), bytes) == (made.sha256.as_str(), made.bytes) => {
+                self.sums.forget(&path);
+                Ok(())
+            }
             Some(_) => {
+                self.sums.forget(&path);
                 acting.on_disk(move |_, _| Ok(files::remove(&path)?)).await?;
                 Err(Halt::Pending("the snapshot to be carried again: what arrived has another checksum".to_owned()))
             }
         }
     }
-}
-
-/// It reads what only valkeeper may open, as the user of the servers: it parses what a server wrote.
-fn begin_check(tool: &Path, path: &Path, node: &LocalNode) -> Result<Child, Halt> {
-    let file = cargo::open_to_read(path)?;
-    let mut command = Command::new(tool);
-    if let Some(account) = node.server_user {
-        command.uid(account.user.as_raw()).gid(account.group.as_raw());
-    }
-    command.arg("/proc/self/fd/0").env_clear().env("PATH", SAFE_PATH).current_dir("/").process_group(0).kill_on_drop(true);
-    let child = command.stdin(file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    child.map_err(|error| Halt::Failed(format!("{} cannot be started: {error}", tool.display())))
 }
 
 fn words(stamp: Stamp) -> String {

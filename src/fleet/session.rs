@@ -179,9 +179,9 @@ impl Session {
         limit: Duration,
         tell: &Tell,
     ) -> Result<Result<Reply, String>, String> {
-        match connection.ask(request(), limit, tell).await? {
-            Reply::NoRight => {}
-            reply => return Ok(Ok(reply)),
+        let reply = connection.ask(request(), limit, tell).await?;
+        if !matches!(reply, Reply::NoRight) {
+            return Ok(Ok(reply));
         }
         let Some(holder) = lock(&self.holder).clone() else {
             return Ok(Err("the right to act on the node was not taken".to_owned()));

@@ -256,9 +256,8 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
         (Some(_), None) => out.line(3, ". it stays [bookkeeping]"),
         (None, None) | (Some(_), Some(_)) => {}
     }
-    match (&before.snapshot, &after.snapshot) {
-        (Some(_), None) => out.line(3, ". its snapshot is of no use any more [bookkeeping]"),
-        (None | Some(_), Some(_)) | (None, None) => {}
+    if before.snapshot.is_some() && after.snapshot.is_none() {
+        out.line(3, ". its snapshot is of no use any more [bookkeeping]");
     }
     if after.is_vessel() && !before.is_vessel() {
         out.line(3, ". what it holds gives way to the snapshot that is to come [bookkeeping]");
