@@ -5,6 +5,7 @@
 pub mod cargo;
 pub mod clock;
 pub mod files;
+pub mod held;
 pub mod layout;
 pub mod lock;
 pub mod machine;

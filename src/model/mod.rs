@@ -10,6 +10,7 @@ pub mod desired;
 pub mod effect;
 pub mod live;
 pub mod marker;
+pub mod moves;
 pub mod name;
 pub mod operator;
 pub mod outcome;

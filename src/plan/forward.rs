@@ -55,6 +55,7 @@ fn opens_more(step: &Step) -> bool {
         | Action::Restore { .. } => true,
         Action::WriteRecord(_)
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::ChangeInstance(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }

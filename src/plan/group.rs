@@ -2,6 +2,7 @@
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
 mod carried;
+mod script;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +17,7 @@ use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStag
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
 use crate::model::desired::{DesiredInstance, MoveBy, Shard};
-use crate::model::live::{Live, MemberFacts, Observed, Server};
+use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
 use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
@@ -67,7 +68,7 @@ pub(super) fn decide<'a>(
     places: &Places<'a>,
 ) {
     if let Some((node, why)) = places.strange.iter().find(|(node, _)| shard.nodes.contains(node)) {
-        return decision.hold(name, "join", HeldReason::NotOurs { node: (*node).clone(), why: why.clone() });
+        return decision.hold(name, "join", HeldReason::ForeignTarget { node: (*node).clone(), why: why.clone() });
     }
     let meet = instance.move_by == MoveBy::Replication || shard.nodes.len() > 1;
     if let (true, Err(reason)) = (meet, reachable(scene, shard, places)) {
@@ -77,19 +78,13 @@ pub(super) fn decide<'a>(
         Ok(group) => group,
         Err(reason) => return decision.hold(name, ANY_CHANGE, reason),
     };
-    for node in &group.unseen {
-        let why = match scene.live.nodes.get(*node) {
-            Some(Observed::Unseen { unseen }) => unseen.clone(),
-            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-        };
-        decision.hold(name, "any change of roles", HeldReason::NodeUnseen { node: (*node).clone(), why });
-    }
     let never_ran = |place: &&Place<'_>| place.member.is_unborn() && !shard.nodes.contains(place.node);
     for place in places.ours.iter().filter(never_ran) {
         let action = Action::DeleteInstance { uid: place.member.marker.uid.clone() };
         decision.step(name, place.node, action, Cause::Requested);
     }
     if group.members.is_empty() {
+        group.hold_unseen(scene, decision, false);
         return group.begin(scene, decision);
     }
     group.part();
@@ -98,7 +93,9 @@ pub(super) fn decide<'a>(
         return;
     }
     let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
-    match migration::stage(&fellows, |primary| group.chosen(primary)) {
+    let stage = migration::stage(&fellows, |primary| group.chosen(primary));
+    group.hold_unseen(scene, decision, group.would_change_roles(&stage));
+    match stage.clone() {
         Stage::Led { primary, turns } => group.led(scene, decision, primary, &turns),
         Stage::Between(turn) if group.unseen.is_empty() => group.take(decision, &turn),
         Stage::Between(_) => {}
@@ -110,6 +107,7 @@ pub(super) fn decide<'a>(
     }
     let added = group.joining(decision);
     group.seat(scene, &added);
+    decision.moves.extend(group.script(scene, decision, &stage));
 }
 
 /// Members on different machines need addresses at which they reach each other.
@@ -405,7 +403,8 @@ impl<'a> Group<'a> {
             target_settings: target.declared.clone(),
         };
         let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
+        let connections = migration::up(source.place.member).map(|running| running.connections.total);
+        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone(), connections });
     }
 
     /// Takes one turn.

@@ -60,13 +60,47 @@ pub(super) fn stage(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> 
         [vessel] if fellows.get(*vessel).is_some_and(|fellow| fellow.member.marker.is_vessel()) => {
             turn(*vessel, RoleStage::Attach, Overlay::FENCED)
         }
-        [primary] => led(fellows, *primary),
-        [] => between(fellows, chosen),
+        [primary] => whole(fellows, led(fellows, *primary)),
+        [] => whole(fellows, between(fellows, chosen)),
         [..] => {
             let nodes = open.iter().filter_map(|place| fellows.get(*place)).map(|fellow| fellow.node.clone());
             Stage::Held(HeldReason::TwoPrimaries { nodes: nodes.collect() })
         }
     }
+}
+
+/// Unless it would make a member the primary, or bring one behind it, that lacks what another one has.
+fn whole(fellows: &[Fellow<'_>], stage: Stage) -> Stage {
+    let (primary, richer) = match &stage {
+        Stage::Led { primary, turns } => {
+            let turned = |of: usize| turns.iter().any(|turn| turn.of == of);
+            (*primary, fuller(fellows, *primary).filter(|of| turned(*of)))
+        }
+        Stage::Between(Turn { of, stage: RoleStage::CallOff | RoleStage::Promote | RoleStage::Open, after: _ }) => {
+            (*of, fuller(fellows, *of))
+        }
+        Stage::Between(_) | Stage::Headless | Stage::Held(_) => return stage,
+    };
+    let (Some(lacks), Some(has)) = (fellows.get(primary), richer.and_then(|of| fellows.get(of))) else { return stage };
+    Stage::Held(HeldReason::FullerMember { node: lacks.node.clone(), fuller: has.node.clone() })
+}
+
+/// A member with what this one lacks: further on in the same history (a replica with its link up only seems so, because it was
+/// looked at later), or with keys where this one has none and never had the other's.
+fn fuller(fellows: &[Fellow<'_>], of: usize) -> Option<usize> {
+    let it = up(fellows.get(of)?.member)?;
+    let has_more = |other: &Running| {
+        let (own, theirs) = (&it.replication, &other.replication);
+        let further = own.replid == theirs.replid && theirs.link != Some(Link::Up) && theirs.offset > own.offset;
+        let kin = [Some(&own.replid), own.replid2.as_ref()].contains(&Some(&theirs.replid));
+        let empty = it.databases_used == Some(0) && other.databases_used.is_some_and(|used| used > 0);
+        further || (empty && !kin)
+    };
+    let others = fellows.iter().enumerate().filter(|(place, _)| *place != of);
+    others
+        .filter_map(|(place, fellow)| Some((place, up(fellow.member)?)))
+        .find(|(_, other)| has_more(other))
+        .map(|(place, _)| place)
 }
 
 /// Could this member take over from the primary now?
@@ -102,11 +136,17 @@ pub(super) fn follows(primary: &Fellow<'_>, target: &Fellow<'_>) -> Result<(), H
     }
     match &to.replication.link {
         Some(Link::Up) if to.replication.replid == from.replication.replid => Ok(()),
-        Some(Link::Syncing { left_bytes }) => wait(format!("it receives the data ({} left)", show_size(*left_bytes))),
+        Some(Link::Syncing { left_bytes: 0, read_bytes }) => {
+            wait(format!("it receives the data ({} so far)", show_size(*read_bytes)))
+        }
+        Some(Link::Syncing { left_bytes, read_bytes: _ }) => {
+            wait(format!("it receives the data ({} left)", show_size(*left_bytes)))
+        }
         Some(Link::Up | Link::Down) | None => wait("its link to the primary is not up".to_owned()),
     }
 }
 
+/// The server of a member, if it answers and has its data.
 pub(super) fn up(member: &MemberFacts) -> Option<&Running> {
     match &member.server {
         Server::Up(running) if !running.loading => Some(running),

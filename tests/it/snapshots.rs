@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::moves::{Pair, kill};
+use crate::moves::Pair;
 use crate::site::Client;
 use crate::writers::Writers;
 
@@ -17,31 +17,31 @@ const NO_AOF: &str = "move = \"snapshot\"\nconfig = { appendonly = \"no\", save 
 
 /// Where carried snapshots lie on a node.
 fn cargo(pair: &Pair, node: &str) -> Vec<PathBuf> {
-    let found = fs::read_dir(pair.site.path(&format!("{node}/set-aside"))).into_iter().flatten().flatten();
+    let found = fs::read_dir(pair.site().path(&format!("{node}/set-aside"))).into_iter().flatten().flatten();
     found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "rdb")).collect()
 }
 
 fn moved(keys: &str) {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", keys);
-    pair.site.applied();
+    pair.site().applied();
     let writers = Writers::start(&pair.places());
     std::thread::sleep(Duration::from_millis(300));
     pair.declare("\"n1\"", "b", keys);
-    pair.site.applied();
+    pair.site().applied();
     std::thread::sleep(Duration::from_millis(200));
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
     assert!(account.acknowledged > 200, "{account:?}");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
     assert!(!pair.config("n1").exists());
     assert_eq!((cargo(&pair, "n1"), cargo(&pair, "n2")), (vec![], vec![]));
     // What was carried is on disk, and what came since.
     let before = pair.client("n2").ask("LLEN log:0");
-    kill(&pair, "n2");
-    pair.site.applied();
+    pair.kill("n2");
+    pair.site().applied();
     if !keys.contains("appendonly") {
         assert_eq!(pair.client("n2").ask("LLEN log:0"), before);
     }
@@ -113,14 +113,14 @@ const DEBUG: &str =
 fn begun(megabytes: u32, is_there: impl Fn(&Pair) -> bool) -> (Pair, Vec<String>) {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", DEBUG);
-    pair.site.applied();
+    pair.site().applied();
     let mut client = pair.client("n1");
     fill(&mut client, megabytes);
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(client.ask("GET soon"), "nothing");
     let before = shows(&mut client);
     pair.declare("\"n1\"", "b", DEBUG);
-    let mut apply = pair.site.command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut apply = pair.site().command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let since = Instant::now();
     while !is_there(&pair) {
         assert!(since.elapsed() < Duration::from_secs(20) && apply.try_wait().unwrap().is_none(), "it was not seen");
@@ -132,7 +132,7 @@ fn begun(megabytes: u32, is_there: impl Fn(&Pair) -> bool) -> (Pair, Vec<String>
 }
 
 fn marker(pair: &Pair, node: &str) -> String {
-    fs::read_to_string(pair.site.path(&format!("{node}/instances/cache.toml"))).unwrap_or_default()
+    fs::read_to_string(pair.site().path(&format!("{node}/instances/cache.toml"))).unwrap_or_default()
 }
 
 fn is_made(pair: &Pair) -> bool {
@@ -146,11 +146,11 @@ fn is_on_its_way(pair: &Pair) -> bool {
 #[test]
 fn all_kinds_of_data_are_the_same_after_a_move_that_was_killed_on_the_way() {
     let (pair, before) = begun(30, is_on_its_way);
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(shows(&mut pair.client("n2")), before);
     assert_eq!(pair.client("n2").ask("SET plain other"), "+OK");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_piece_that_was_spoiled_on_the_way_is_noticed_and_carried_again() {
         spoil(&mut bytes);
         let whole = bytes.len() > 1234;
         fs::write(&file, bytes).unwrap();
-        let ran = pair.site.applied();
+        let ran = pair.site().applied();
         assert_eq!(ran.all().contains("what arrived has another checksum"), whole, "{}", ran.all());
         assert_eq!(shows(&mut pair.client("n2")), before);
     }
@@ -172,7 +172,7 @@ fn a_piece_that_was_spoiled_on_the_way_is_noticed_and_carried_again() {
 fn a_snapshot_that_is_gone_at_its_source_is_written_again() {
     let (pair, before) = begun(5, is_made);
     cargo(&pair, "n1").iter().for_each(|file| fs::remove_file(file).unwrap());
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(shows(&mut pair.client("n2")), before);
 }
 
@@ -186,14 +186,14 @@ fn a_move_that_is_reverted_before_it_opens_gives_all_of_it_back() {
         }
         assert!(pair.client("n1").ask("SET plain other").starts_with("-NOREPLICAS"));
         pair.declare("\"n1\"", "a", DEBUG);
-        pair.site.run(&["plan"]).expect(2).says("take writes again");
-        pair.site.applied();
+        pair.site().run(&["plan"]).expect(2).says("take writes again");
+        pair.site().applied();
         assert_eq!(shows(&mut pair.client("n1")), before);
         assert_eq!(pair.client("n1").ask("SET plain value"), "+OK");
         assert!(!pair.config("n2").exists());
         assert!(!marker(&pair, "n1").contains("snapshot"));
         assert_eq!((cargo(&pair, "n1"), cargo(&pair, "n2")), (vec![], vec![]));
-        pair.site.settled();
+        pair.site().settled();
     }
 }
 
@@ -207,26 +207,26 @@ fn a_move_as_a_snapshot_that_is_killed_anywhere_is_finished_and_loses_nothing() 
     let pair = Pair::new();
     let config = "move = \"snapshot\"\nconfig = { appendfsync = \"always\" }";
     pair.declare("\"n1\"", "a", config);
-    pair.site.applied();
+    pair.site().applied();
     let writers = Writers::start(&pair.places());
     let mut longest = Duration::from_millis(1000);
     for round in 0..rounds {
         let shard = if round % 2 == 0 { "b" } else { "a" };
         pair.declare("\"n1\"", shard, config);
         let begin = Instant::now();
-        let mut apply = pair.site.command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut apply = pair.site().command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(longest.mul_f64(random.random_range(0.0..1.0)));
         for node in ["n1", "n2"] {
             if random.random_bool(0.3) {
-                kill(&pair, node);
+                pair.kill(node);
             }
         }
         apply.kill().unwrap();
         apply.wait().unwrap();
         let mut tries = 0;
-        while pair.site.run(&["apply", "--yes"]).code != Some(0) {
+        while pair.site().run(&["apply", "--yes"]).code != Some(0) {
             tries += 1;
-            assert!(tries < 5, "round {round} does not come to its end: {}", pair.site.apply().all());
+            assert!(tries < 5, "round {round} does not come to its end: {}", pair.site().apply().all());
         }
         longest = (longest * 3 + begin.elapsed()).div_f64(4.0).min(Duration::from_secs(3));
     }
@@ -241,31 +241,31 @@ fn writes_may_go_on_during_a_move_where_the_text_says_that_they_are_lost() {
     let pair = Pair::new();
     let keys = "move = \"snapshot-unfenced\"";
     pair.declare("\"n1\"", "a", keys);
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
     let writers = Writers::start(&pair.places());
     pair.declare("\"n1\"", "b", keys);
     let words = "ALL WRITES AFTER THE SNAPSHOT ARE LOST";
-    pair.site.run(&["plan"]).expect(2).says(words);
-    assert!(pair.site.run(&["plan", "--json"]).expect(2).out.contains("writes-lost"));
-    pair.site.applied();
+    pair.site().run(&["plan"]).expect(2).says(words);
+    assert!(pair.site().run(&["plan", "--json"]).expect(2).out.contains("writes-lost"));
+    pair.site().applied();
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!(account.both_open, 0, "{account:?}");
     assert_eq!(pair.client("n2").ask("GET key"), "value");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
 }
 
 #[test]
 fn a_saved_plan_of_a_move_as_a_snapshot_is_carried_through() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
     pair.declare("\"n1\"", "b", SNAPSHOT);
-    pair.site.run(&["plan", "--out", "saved"]).expect(2).says("take over the snapshot from node n1");
-    pair.site.run(&["apply", "saved"]).expect(0);
+    pair.site().run(&["plan", "--out", "saved"]).expect(2).says("take over the snapshot from node n1");
+    pair.site().run(&["apply", "saved"]).expect(0);
     assert_eq!(pair.client("n2").ask("GET key"), "value");
-    pair.site.settled();
+    pair.site().settled();
 }

@@ -22,7 +22,7 @@ pub const FORMAT_VERSION: &str = "1.0";
 pub fn json(view: &View<'_>) -> Value {
     let View { desired, live, plan, rest } = view;
     let counts = counts(plan);
-    json!({
+    let mut shown = json!({
         "format_version": FORMAT_VERSION,
         "fleet": plan.fleet,
         "revision": plan.revision,
@@ -43,7 +43,12 @@ pub fn json(view: &View<'_>) -> Value {
         "refused": plan.refused.iter().map(|refusal| json!({ "problem": refusal.problem, "cure": refusal.cure })).collect::<Vec<_>>(),
         "unseen": plan.unseen,
         "notes": plan.notes.iter().map(words::note).collect::<Vec<_>>(),
-    })
+    });
+    // Most plans have none.
+    if let Some(shown) = shown.as_object_mut().filter(|_| !plan.moves.is_empty()) {
+        shown.insert("moves".to_owned(), json!(plan.moves));
+    }
+    shown
 }
 
 /// What a step does, without what it happens to cost at the moment: a saved plan authorises this.
@@ -107,7 +112,7 @@ fn action(action: &Action) -> Value {
             }
             all
         }
-        Action::RepairUnit { why } => json!({ "why": why }),
+        Action::RepairUnit { why } | Action::RepairCredential { why } => json!({ "why": why }),
         Action::ChangeInstance(change) => {
             json!({ "before": change.change.before(), "after": change.change.after(), "restart": change.restart })
         }

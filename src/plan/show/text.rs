@@ -1,7 +1,6 @@
 //! The plan as text, in Terraform's symbols and wording where it has any; readable without colour.
 
-use super::words;
-use super::{Verb, View, by_subject, diff, summary};
+use super::{Verb, View, by_subject, diff, moves, summary, words};
 use crate::model::action::{Action, Creation, Opening, UserChange};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::{Half, Twin};
@@ -32,6 +31,7 @@ pub fn text(view: &View<'_>) -> String {
     }
     records(&mut out, &groups);
     section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
+    section(&mut out, "Moves:", plan.moves.iter().flat_map(moves::lines));
     held_back(&mut out, plan, desired, live);
     section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
     let then = rest.iter().enumerate().flat_map(|(pass, later)| {
@@ -129,6 +129,9 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening, step, live),
         Action::UpgradeInstance(upgrade) => open(out, &words::upgrade(upgrade), &tail, &upgrade.opening, step, live),
         Action::RepairUnit { why } => out.line(3, &format!("~ its systemd unit is put right: {why} {tail}")),
+        Action::RepairCredential { why } => {
+            out.line(3, &format!("~ the file of its replication password is put right: {why} {tail}"));
+        }
         Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening, step, live),
         Action::ChangeInstance(change) => {
             out.line(3, &format!("~ settings {tail}"));
@@ -214,6 +217,9 @@ fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening, step: &Step, 
     }
     if let Some(why) = &member.unit_broken {
         out.line(5, &format!("~ its systemd unit is put right first: {why}"));
+    }
+    if let Some(why) = &member.credential_broken {
+        out.line(5, &format!("~ the file of its replication password is put right first: {why}"));
     }
     let Some(users) = &opening.users else { return };
     let broken = member.acl_file_broken.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
