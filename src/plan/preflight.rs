@@ -36,16 +36,22 @@ pub(super) struct Target<'a> {
 
 /// Could this one follow the source, and in time take over?
 pub(super) fn join(scene: &Scene<'_>, decision: &mut Decision, source: Source<'_>, target: Target<'_>) -> Result<(), HeldReason> {
+    receive(source.place, target)?;
     let Some(running) = running(source.place) else { return Ok(()) };
-    version(&running.version, target.binary)?;
-    databases(source.place, target, None)?;
-    fits(source.place, running, target)?;
     buffer(source.place, running)?;
     if source.is_left && !scene.approved && !source.place.member.persists(source.place.binary) {
         let revision = scene.desired.revision.clone();
         return unfit(Unfit::KeepsNothing { source: source.place.node.clone(), revision });
     }
     path(scene, decision, target.node, source.endpoint, source.place.node)
+}
+
+/// Could this one have the source's data, however it comes there?
+pub(super) fn receive(source: &Place<'_>, target: Target<'_>) -> Result<(), HeldReason> {
+    let Some(running) = running(source) else { return Ok(()) };
+    version(&running.version, target.binary)?;
+    databases(source, target, None)?;
+    fits(source, running, target)
 }
 
 /// Could it take over now, and the source follow it then? `to`: where it is reached.
