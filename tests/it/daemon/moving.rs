@@ -110,3 +110,32 @@ fn while_it_catches_up(post: &Post, daemon: &Daemon, moving: &Value) {
     assert_eq!(stages(&plan["moves"][0]), stages(moving));
     assert!(plan["moves"][0].get("pace").is_none(), "one look has no pace");
 }
+
+/// Somebody fences the primary, and the daemon is told to leave it alone.
+#[test]
+fn a_fence_that_is_held_is_seen_and_lifted() {
+    let post = Post::bare();
+    let tables = tables(&post, "b", "0s").replace("nodes = [\"there\"]", "nodes = [\"here\", \"there\"]");
+    let revision = post.commit(&tables);
+    let daemon = post.start();
+    daemon.settles(&revision);
+    let held = "valkeeper_fence_held_seconds{instance=\"cache\",node=\"here\"}";
+    assert_eq!(daemon.series(held), None);
+    assert_eq!(daemon.series("valkeeper_replica_lag_bytes{instance=\"cache\",node=\"there\"}"), Some(0.0));
+
+    daemon.say(&post.site, &["suspend", "cache", "--reason", "a test", "--for", "1h"]).expect(0);
+    let fence = "CONFIG SET min-replicas-to-write 1000000 min-replicas-max-lag 10";
+    assert_eq!(client(&post, "state").ask(fence), "+OK");
+    daemon.sync();
+    daemon.until("fenced", |status| status["instances"]["cache"]["members"]["here"]["role"] == "fenced");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    daemon.sync();
+    assert!(daemon.series(held) >= Some(1.0), "{:?}", daemon.series(held));
+    let said = daemon.say(&post.site, &["status"]).all();
+    assert!(said.contains("here fenced for 1s") || said.contains("here fenced for 2s"), "{said}");
+
+    daemon.say(&post.site, &["resume", "cache"]).expect(0);
+    daemon.sync();
+    assert_eq!(client(&post, "state").ask("SET key value"), "+OK");
+    assert_eq!(daemon.series(held), None);
+}
