@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::server::{Acting, Halt, failed, read_marker};
 use crate::host::files;
+use crate::host::valkey::Reply;
 use crate::model::acl::AclUser;
 use crate::model::acl_file;
 use crate::model::action::WantedUsers;
@@ -49,7 +50,15 @@ impl Acting {
             return self.say(set).await.map(|_ok| ());
         }
         let transaction = [vec!["MULTI"], set, vec!["CLIENT", "KILL", "USER", user.as_str()], vec!["EXEC"]];
-        self.transact(&transaction).await
+        let replies = self.ask(&transaction).await?;
+        let mut last = Reply::Nothing;
+        for reply in replies {
+            last = reply?;
+        }
+        match last {
+            Reply::List(_) => Ok(()),
+            Reply::Text(_) | Reply::Number(_) | Reply::Nothing => failed("the server gave up the transaction"),
+        }
     }
 
     /// Removes a user; the server closes its connections.

@@ -116,18 +116,6 @@ impl Acting {
         }
     }
 
-    /// From `MULTI` to `EXEC`, none of whose replies may be an error.
-    pub(super) async fn transact(&mut self, commands: &[Words<'_>]) -> Result<(), Halt> {
-        let mut last = Reply::Nothing;
-        for reply in self.ask(commands).await? {
-            last = reply?;
-        }
-        match last {
-            Reply::List(_) => Ok(()),
-            Reply::Text(_) | Reply::Number(_) | Reply::Nothing => failed("the server gave up the transaction"),
-        }
-    }
-
     /// The server ended or is about to: the next command needs a new connection.
     pub(super) fn hang_up(&mut self) {
         self.connection = None;

@@ -4,7 +4,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::Look;
@@ -12,10 +12,10 @@ use crate::apply::node as node_as_a_whole;
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
 use crate::host::clock::{Deadline, Poll};
-use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::host::tell::Tell;
+use crate::host::{files, held};
 use crate::model::live::Server;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
@@ -154,7 +154,7 @@ impl Local {
     }
 
     fn right(&self) -> MutexGuard<'_, Right> {
-        self.right.lock().unwrap_or_else(PoisonError::into_inner)
+        held::lock(&self.right)
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod files;
+pub mod held;
 pub mod layout;
 pub mod lock;
 pub mod machine;

@@ -18,6 +18,8 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, prlimit, setrlimit};
 use tokio::process::{Child, Command};
 
+use super::clock::Deadline;
+
 /// What a child may see as PATH: nothing else of our environment reaches it, because that can hold secrets.
 pub const SAFE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of the end of a log is shown. Bytes.
@@ -171,6 +173,10 @@ pub fn servers_below(data_root: &Path, binary: &Path) -> BTreeMap<PathBuf, u32> 
     found.into_iter().filter_map(|(folder, pids)| Some((folder, first(&pids)?))).collect()
 }
 
+/// A server forgets that it was told to end when it could not: while it writes its first append-only file ("Writing initial
+/// AOF, can't exit", `finishShutdown` in server.c), as a replica does after a full sync, or when a save failed.
+pub const TOLD_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why a server did not end.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
@@ -198,25 +204,31 @@ impl Handle {
         let _ended_already = pidfd_send_signal(&self.fd, Signal::KILL);
     }
 
-    /// SIGTERM, then waits until it has ended.
+    /// SIGTERM, again and again, until it has ended.
     ///
     /// # Errors
     /// When it still runs at the end of `limit`.
     pub async fn stop(self, limit: Duration) -> Result<(), StopError> {
-        match pidfd_send_signal(&self.fd, Signal::TERM) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(StopError::Signal(error.into())),
-        }
         let wait = move || {
-            let timeout = Timespec::try_from(limit).ok();
-            // A pidfd becomes readable when its process ends (pidfd_open(2)).
-            poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref())
+            let end = Deadline::after(limit);
+            loop {
+                match pidfd_send_signal(&self.fd, Signal::TERM) {
+                    Ok(()) => {}
+                    Err(rustix::io::Errno::SRCH) => return Ok(()),
+                    Err(error) => return Err(StopError::Signal(error.into())),
+                }
+                let timeout = Timespec::try_from(end.left().min(TOLD_AGAIN)).ok();
+                // A pidfd becomes readable when its process ends (pidfd_open(2)).
+                match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref()) {
+                    Ok(0) if end.is_over() => return Err(StopError::Refuses(limit)),
+                    Ok(0) => {}
+                    Ok(_ended) => return Ok(()),
+                    Err(error) => return Err(StopError::Signal(error.into())),
+                }
+            }
         };
         match tokio::task::spawn_blocking(wait).await {
-            Ok(Ok(0)) => Err(StopError::Refuses(limit)),
-            Ok(Ok(_ended)) => Ok(()),
-            Ok(Err(error)) => Err(StopError::Signal(error.into())),
+            Ok(ended) => ended,
             Err(error) => Err(StopError::Signal(io::Error::other(error))),
         }
     }
@@ -319,6 +331,18 @@ mod tests {
         fs::write(pidfile.path(), std::process::id().to_string()).unwrap();
         assert_eq!(by_pidfile(pidfile.path(), &here, Path::new("/usr/bin/valkey-server")), None);
         assert_eq!(works_in(std::process::id(), &here), Some(true));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_forgot_that_it_was_told_to_end_is_told_again() {
+        let deaf_once = "trap 'trap - TERM' TERM; echo; while :; do sleep 0.05; done";
+        let mut command = std::process::Command::new("sh");
+        let mut child = command.args(["-c", deaf_once]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let stopped = Handle::open(child.id()).unwrap().stop(Duration::from_secs(20)).await;
+        let _ended = child.kill();
+        child.wait().unwrap();
+        assert!(stopped.is_ok(), "{stopped:?}");
     }
 
     #[test]

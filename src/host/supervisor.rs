@@ -261,15 +261,17 @@ impl Supervisor {
         let unit = UnitName::of(server.name);
         let before = systemd.state(&unit).await?;
         systemd.stop(&unit).await?;
-        // A server that could not save its data when it was told to end goes on, and systemd waits for it.
-        if before.active == "deactivating" {
-            systemd.remind(&unit).await?;
-        }
+        let mut told = (before.active != "deactivating").then(Stopwatch::start);
         let mut poll = Poll::default();
         loop {
             let state = systemd.state(&unit).await?;
             if !state.has_job && matches!(state.active.as_str(), "inactive" | "failed") {
                 return Ok(());
+            }
+            // systemd tells it once and then waits, whether it forgot or not.
+            if state.active == "deactivating" && told.is_none_or(|told| told.elapsed() >= process::TOLD_AGAIN) {
+                let _gone_already = systemd.remind(&unit).await;
+                told = Some(Stopwatch::start());
             }
             if !poll.again(end).await {
                 return Err(SupervisorError::Refuses);

@@ -83,7 +83,7 @@ pub enum Cost {
     Rewrite { memory_bytes: u64 },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
-    /// Writes fail for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
+    /// Writers wait for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
     SwitchOver { from: Endpoint, to: Endpoint, connections: Option<u64> },
     /// Data is removed for good.
     DataGone { bytes: u64 },

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::acl::AclUser;
-use super::action::{RoleChange, WantedUser};
+use super::action::{RoleChange, RoleStage, WantedUser};
 use super::binary::BinaryFacts;
 use super::change::{Half, Twin};
 use super::effect::Effect;
@@ -243,17 +243,21 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
         effects.push(Effect::WriteConfig(file));
     }
     let (Half::Seen(was), Half::Seen(role)) = (&before.memory, &after.memory) else { return effects };
+    // Writers are late instead of refused. Safety never rests on it: a pause ends by itself, and cannot be seen (facts E.3).
+    effects.extend((change.stage == RoleStage::Fence).then_some(Effect::PauseWriters));
     if role.fenced && !was.fenced {
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
     if role.follows != was.follows || (role.follows.is_some() && !member.follows_as_itself()) {
-        effects.push(match &role.follows {
-            Some(primary) if was.follows.is_none() => Effect::StepDown { primary: primary.clone(), told: clients(member) },
-            follows => Effect::Follow(follows.clone()),
-        });
+        effects.push(Effect::Follow(role.follows.clone()));
     }
     if was.fenced && !role.fenced {
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
+    }
+    effects.extend(matches!(change.stage, RoleStage::CallOff | RoleStage::Demote).then_some(Effect::ResumeWriters));
+    if role.follows.is_some() && was.follows.is_none() {
+        // Last: who was held back hears READONLY or REDIRECT first, and so knows that the write was not taken.
+        effects.push(Effect::Dismiss(clients(member)));
     }
     effects
 }

@@ -40,6 +40,8 @@ pub(super) struct Places<'a> {
     pub ours: Vec<Place<'a>>,
     /// Nodes with something under this name that is not ours, and why.
     pub strange: Vec<(&'a NodeName, String)>,
+    /// Creations that were begun here under an identity that the fleet gave up, and whose servers never ran.
+    pub abandoned: Vec<(&'a NodeName, &'a MemberFacts)>,
 }
 
 /// All names that anything is known about, in order.
@@ -66,6 +68,7 @@ impl<'a> Found<'a> {
                 match claim(desired, places.seat, facts, member) {
                     Claim::Ours(member) => places.ours.push(Place { node, facts, binary, member, operator }),
                     Claim::Strange(why) => places.strange.push((node, why)),
+                    Claim::Abandoned(member) => places.abandoned.push((node, member)),
                 }
             }
         }
@@ -92,6 +95,7 @@ impl<'a> Found<'a> {
 enum Claim<'a> {
     Ours(&'a MemberFacts),
     Strange(String),
+    Abandoned(&'a MemberFacts),
 }
 
 /// Is this member ours to touch? Only with our fleet's marker, made for this machine, with the uid that the roster names.
@@ -112,6 +116,8 @@ fn claim<'a>(desired: &Desired, seat: Option<&Seat>, facts: &NodeFacts, member: 
         );
     }
     match seat {
+        // Its node was lost from sight before its first start, and the instance was made anew elsewhere since.
+        Some(seat) if seat.uid != marker.uid && member.is_unborn() => Claim::Abandoned(member),
         Some(seat) if seat.uid != marker.uid => {
             Claim::Strange(format!("its identity is {} where the fleet's roster names {}", marker.uid, seat.uid))
         }

@@ -10,10 +10,10 @@ use super::{Decision, Scene, acl, forward, group, guard, moves, open, ports, set
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
-use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
+use crate::model::live::{Folder, MemberFacts, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
-use crate::model::plan::{Cause, Cost, HeldReason, Note};
+use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
 use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
@@ -126,6 +126,13 @@ fn present<'a>(
     let desired = scene.desired;
     // `desired/check` refuses a reference to a shard that is not declared.
     let Some(shard) = desired.shards.get(&instance.shard) else { return };
+    if !places.abandoned.is_empty() {
+        for (node, member) in &places.abandoned {
+            let action = Action::DeleteInstance { uid: member.marker.uid.clone() };
+            decision.step(name, node, action, Cause::Requested);
+        }
+        return;
+    }
     if group::concerns(shard, places) {
         return group::decide(scene, decision, name, instance, shard, places);
     }
@@ -134,10 +141,7 @@ fn present<'a>(
         return decision.hold(name, ANY_CHANGE, reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
-        let why = match scene.live.nodes.get(node) {
-            Some(Observed::Unseen { unseen }) => unseen.clone(),
-            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-        };
+        let why = scene.live.why_unseen(node);
         return decision.hold(name, ANY_CHANGE, HeldReason::NodeUnseen { node: node.clone(), why });
     };
     if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
@@ -277,6 +281,11 @@ pub(super) fn settle(
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
             up(scene, decision, name, place, running, wanted, spec);
+            // Whatever restarts it, or writes its config, does this as well.
+            let written = |step: &Step| matches!(step.action, Action::ChangeInstance(_) | Action::UpgradeInstance(_));
+            if let Some(why) = member.credential_broken.as_ref().filter(|_| !decision.steps.iter().any(written)) {
+                decision.step(name, place.node, Action::RepairCredential { why: why.clone() }, Cause::Drift);
+            }
         }
     }
     mark(decision, name, instance, place, wanted, spec, retiring);

@@ -26,7 +26,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-fn soak() -> bool {
+pub fn soak() -> bool {
     std::env::var_os("VALKEEPER_SOAK").is_some()
 }
 

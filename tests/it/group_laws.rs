@@ -14,7 +14,7 @@ use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, Origin};
 use valkeeper::model::live::{Member, Observed, Server};
 use valkeeper::model::name::{InstanceName, NodeName, SettingName};
 use valkeeper::model::outcome::Outcome;
-use valkeeper::model::plan::{Held, HeldReason, Plan, Step, Subject};
+use valkeeper::model::plan::{HeldReason, Plan, Step, Subject};
 use valkeeper::model::role::{self, Link, Overlay};
 use valkeeper::plan::plan;
 
@@ -271,12 +271,9 @@ impl World {
     }
 
     fn as_desired(&self, desired: &Desired, plan: &Plan) {
-        // Known: a creation that was begun on a node which was then lost from sight, while the instance got another identity, is
-        // left for a person (seed 162). Nothing is lost, because it never ran.
-        let known = |held: &Held| matches!(held.reason, HeldReason::ForeignTarget { .. });
-        assert!(plan.held.iter().all(known), "seed {}: {:?}", self.seed, plan.held);
+        assert!(plan.held.is_empty(), "seed {}: {:?}", self.seed, plan.held);
         let live = self.sim.shown();
-        for (name, wish) in desired.instances.iter().filter(|(name, _)| plan.held.iter().all(|held| held.instance != **name)) {
+        for (name, wish) in &desired.instances {
             let here: BTreeMap<&NodeName, Overlay> = live
                 .seen_nodes()
                 .filter_map(|(node, facts)| {

@@ -1,69 +1,112 @@
 //! Instances with replicas, and instances that move, on real servers: two nodes on this machine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
-
 use crate::site::{Client, Site};
+use crate::ssh_nodes::Hosts;
 use crate::writers::{Places, Writers};
 
-const PASSWORD: &str = "secret";
+pub const PASSWORD: &str = "secret";
 /// SHA-256 of "secret".
 const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 /// A fleet of two nodes with one instance.
-struct Pair {
-    site: Site,
+pub struct Pair {
+    /// Its nodes are behind this sshd; nothing: they are folders.
+    sshd: Option<Hosts>,
+    folders: Option<Site>,
 }
 
 impl Pair {
-    fn new() -> Self {
-        Self { site: Site::new("") }
+    pub fn new() -> Self {
+        Self { sshd: None, folders: Some(Site::new("")) }
+    }
+
+    /// The same with nodes behind ssh, each with its agent.
+    pub fn behind_ssh() -> Self {
+        Self { sshd: Some(Hosts::new()), folders: None }
+    }
+
+    pub fn site(&self) -> &Site {
+        match (&self.sshd, &self.folders) {
+            (Some(hosts), _) => &hosts.site,
+            (None, Some(site)) => site,
+            (None, None) => panic!("it is made with one of them"),
+        }
+    }
+
+    pub fn is_behind_ssh(&self) -> bool {
+        self.sshd.is_some()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        self.sshd.as_ref().map_or_else(|| self.site().command(arguments), |hosts| hosts.command(arguments))
     }
 
     /// `nodes` of shard a, the shard of the instance, and further keys of it.
-    fn declare(&self, nodes: &str, shard: &str, keys: &str) {
-        let (first, last) = (self.site.first_port, self.site.first_port + 9);
+    pub fn declare(&self, nodes: &str, shard: &str, keys: &str) {
+        let (first, last) = (self.site().first_port, self.site().first_port + 9);
         let user = format!("password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n");
-        self.site.write(
-            "fleet.toml",
-            format!(
-                "[fleet]\nname = \"prod\"\n[guard]\nhandover_grace = \"0s\"\n[nodes.n1]\nlocal = \"./n1\"\n[nodes.n2]\nlocal = \"./n2\"\n\
-                 [shards.a]\nnodes = [{nodes}]\nports = \"{first}-{last}\"\n\
-                 [shards.b]\nnodes = [\"n2\"]\nports = \"{first}-{last}\"\n\
-                 [instances.cache]\nshard = \"{shard}\"\n{keys}\n[instances.cache.users.app]\n{user}"
-            ),
+        let node = |name: &str| match self.is_behind_ssh() {
+            true => format!("[nodes.{name}]\nssh = \"{name}\"\naddress = \"127.0.0.1\"\n"),
+            false => format!("[nodes.{name}]\nlocal = \"./{name}\"\n"),
+        };
+        let text = format!(
+            "[fleet]\nname = \"prod\"\n[guard]\nhandover_grace = \"0s\"\n{}{}\
+             [shards.a]\nnodes = [{nodes}]\nports = \"{first}-{last}\"\n\
+             [shards.b]\nnodes = [\"n2\"]\nports = \"{first}-{last}\"\n\
+             [instances.cache]\nshard = \"{shard}\"\n{keys}\n[instances.cache.users.app]\n{user}",
+            node("n1"),
+            node("n2"),
         );
+        // At once: a daemon may be watching.
+        self.site().write(".fleet.toml.new", text);
+        fs::rename(self.site().path(".fleet.toml.new"), self.site().path("fleet.toml")).unwrap();
     }
 
-    fn config(&self, node: &str) -> PathBuf {
-        self.site.path(&format!("{node}/config/cache.conf"))
+    pub fn config(&self, node: &str) -> PathBuf {
+        self.site().path(&format!("{node}/config/cache.conf"))
     }
 
-    fn client(&self, node: &str) -> Client {
-        let config = self.site.read(&format!("{node}/config/cache.conf"));
-        let port = config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap();
-        let mut client = Client::to(port).unwrap();
+    fn port(&self, node: &str) -> u16 {
+        let config = self.site().read(&format!("{node}/config/cache.conf"));
+        config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap()
+    }
+
+    pub fn client(&self, node: &str) -> Client {
+        let mut client = Client::to(self.port(node)).unwrap();
         assert_eq!(client.ask(&format!("AUTH app {PASSWORD}")), "+OK");
         client
     }
 
-    fn places(&self) -> Places {
+    pub fn places(&self) -> Places {
         Places { configs: vec![self.config("n1"), self.config("n2")], user: "app", password: PASSWORD }
     }
-}
 
-/// Ends a server as a crash would, if it runs.
-fn kill(pair: &Pair, node: &str) {
-    let pid = fs::read_to_string(pair.site.path(&format!("{node}/run/cache.pid"))).unwrap_or_default();
-    let data = pair.site.path(&format!("{node}/data/cache")).canonicalize();
-    let works_there = data.is_ok_and(|data| fs::read_link(format!("/proc/{}/cwd", pid.trim())).is_ok_and(|cwd| cwd == data));
-    if works_there {
-        let _gone_already = Command::new("kill").args(["-9", pid.trim()]).status();
+    /// Ends a server as a crash would, if it runs.
+    pub fn kill(&self, node: &str) {
+        let pid = fs::read_to_string(self.site().path(&format!("{node}/run/cache.pid"))).unwrap_or_default();
+        let data = self.site().path(&format!("{node}/data/cache")).canonicalize();
+        let works_there = data.is_ok_and(|data| fs::read_link(format!("/proc/{}/cwd", pid.trim())).is_ok_and(|cwd| cwd == data));
+        if works_there {
+            let _gone_already = Command::new("kill").args(["-9", pid.trim()]).status();
+        }
+    }
+
+    /// Ends the agents of a node as a crash would.
+    pub fn kill_agent(&self, node: &str) {
+        let folder = self.site().path(node);
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            if words.windows(3).any(|words| words == [&b"agent"[..], b"--folder", folder.as_os_str().as_encoded_bytes()]) {
+                let _gone_already = Command::new("kill").arg("-9").arg(entry.file_name()).status();
+            }
+        }
     }
 }
 
@@ -79,8 +122,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn a_shard_of_two_nodes_is_a_primary_and_its_replica() {
     let pair = Pair::new();
     pair.declare("\"n1\", \"n2\"", "a", "");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
     assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
     let mut replica = pair.client("n2");
     until("the key did not come to the replica", || replica.ask("GET key") == "value");
@@ -88,30 +131,95 @@ fn a_shard_of_two_nodes_is_a_primary_and_its_replica() {
 
     // A setting and a user come to both.
     pair.declare("\"n1\", \"n2\"", "a", "config = { hz = 20 }");
-    pair.site.applied();
+    pair.site().applied();
     for node in ["n1", "n2"] {
         assert_eq!(pair.client(node).ask("CONFIG GET hz"), "hz 20", "{node}");
     }
-    pair.site.settled();
+    pair.site().settled();
 
     // A replica leaves when its node does.
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     assert!(!pair.config("n2").exists());
     assert_eq!(pair.client("n1").ask("GET key"), "value");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
+}
+
+/// As systemd or a boot starts it again: from its config file, and nobody of ours about.
+#[test]
+fn a_replica_that_is_started_again_without_valkeeper_follows_by_itself() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    for (primary, replica) in [("n1", "n2"), ("n2", "n1")] {
+        pair.declare("\"n1\", \"n2\"", "a", &format!("primary = \"{primary}\""));
+        pair.site().applied();
+        pair.kill(replica);
+        until("the killed server has its port still", || Client::to(pair.port(replica)).is_err());
+        assert_eq!(pair.client(primary).ask(&format!("SET since {replica}")), "+OK");
+        let mut by_hand = Command::new("valkey-server").arg(pair.config(replica)).stdout(Stdio::null()).spawn().unwrap();
+        until("the server does not come up", || Client::to(pair.port(replica)).is_ok());
+        until("the replica does not follow", || pair.client(replica).ask("GET since") == replica);
+        pair.site().settled();
+        pair.kill(replica);
+        by_hand.wait().unwrap();
+        pair.site().applied();
+    }
+}
+
+#[test]
+fn the_file_of_a_replicas_password_is_kept_right_and_shown_nowhere() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    let (path, others) = (pair.site().path("n2/instances/cache.replication"), pair.site().path("n1/instances/cache.replication"));
+    let right = fs::read_to_string(&path).unwrap();
+    let password = right.lines().find_map(|line| line.strip_prefix("primaryauth ")).unwrap();
+    let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), others.exists()), (0o600, false));
+    let open = fs::Permissions::from_mode(0o644);
+    let spoilt: [(&str, &dyn Fn()); 4] = [
+        ("is missing", &|| fs::remove_file(&path).unwrap()),
+        ("is not as valkeeper wrote it", &|| fs::write(&path, "primaryauth other\n").unwrap()),
+        ("others may read", &|| fs::set_permissions(&path, open.clone()).unwrap()),
+        ("though it follows nobody", &|| fs::write(&others, &right).unwrap()),
+    ];
+    for (words, spoil) in spoilt {
+        spoil();
+        let plan = pair.site().run(&["plan"]).expect(2).says(words);
+        assert!(plan.all().contains("Plan: 0 to add, 1 to change, 0 to remove."), "{}", plan.all());
+        let said = [plan, pair.site().run(&["plan", "--json"]), pair.site().run(&["observe"]), pair.site().applied()];
+        said.iter().for_each(|ran| assert!(!ran.all().contains(password), "{words}: {}", ran.all()));
+        pair.site().settled();
+        assert_eq!((mode(&path), others.exists()), (0o600, false));
+        assert_eq!(fs::read_to_string(&path).unwrap(), right);
+    }
+    // Without the line that includes it the file is good for nothing.
+    let config = fs::read_to_string(pair.config("n2")).unwrap();
+    assert!(!config.contains(password), "{config}");
+    let without: String = config.lines().filter(|line| !line.starts_with("include")).map(|line| format!("{line}\n")).collect();
+    fs::write(pair.config("n2"), without).unwrap();
+    pair.site().run(&["plan"]).expect(2).says("include of the password");
+    pair.site().applied();
+    pair.site().settled();
+    assert_eq!(fs::read_to_string(pair.config("n2")).unwrap(), config);
+    // A member that leaves takes it along.
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    pair.site().applied();
+    assert!(!path.exists());
 }
 
 #[test]
 fn a_node_that_joins_a_shard_gets_a_replica() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
     pair.declare("\"n1\", \"n2\"", "a", "");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
     assert_eq!(pair.client("n2").ask("GET key"), "value");
 }
 
@@ -119,18 +227,18 @@ fn a_node_that_joins_a_shard_gets_a_replica() {
 fn an_instance_moves_under_writers_and_loses_nothing() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     let writers = Writers::start(&pair.places());
     std::thread::sleep(Duration::from_millis(300));
     pair.declare("\"n1\"", "b", "");
-    pair.site.applied();
+    pair.site().applied();
     std::thread::sleep(Duration::from_millis(200));
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
     assert!(account.acknowledged > 200, "{account:?}");
-    pair.site.applied();
-    pair.site.settled();
+    pair.site().applied();
+    pair.site().settled();
     assert!(!pair.config("n1").exists());
 }
 
@@ -138,41 +246,43 @@ fn an_instance_moves_under_writers_and_loses_nothing() {
 fn a_saved_plan_of_a_move_is_carried_through() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
     pair.declare("\"n1\"", "b", "");
-    pair.site.run(&["plan", "--out", "saved"]).expect(2).says("hand over to node n2").says("delete (node n1)");
-    pair.site.run(&["apply", "saved"]).expect(0);
+    pair.site().run(&["plan", "--out", "saved"]).expect(2).says("hand over to node n2").says("delete (node n1)");
+    pair.site().run(&["apply", "saved"]).expect(0);
     assert_eq!(pair.client("n2").ask("GET key"), "value");
     assert!(!pair.config("n1").exists());
-    pair.site.settled();
+    pair.site().settled();
 }
 
 #[test]
 fn a_wished_primary_takes_over_under_writers() {
     let pair = Pair::new();
     pair.declare("\"n1\", \"n2\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     let writers = Writers::start(&pair.places());
     for primary in ["n2", "n1"] {
         pair.declare("\"n1\", \"n2\"", "a", &format!("primary = \"{primary}\""));
-        pair.site.applied();
+        pair.site().applied();
         assert!(pair.client(primary).ask("INFO replication").contains("role:master"), "{primary}");
     }
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
-    pair.site.settled();
+    // Writers are held back, and then hear READONLY. On a machine that is busy elsewhere one of the eight may come too late.
+    assert!(account.refused < 4, "{account:?}");
+    pair.site().settled();
 }
 
 #[test]
 fn a_rolling_restart_hands_over_before_the_primary_goes() {
     let pair = Pair::new();
     pair.declare("\"n1\", \"n2\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     let writers = Writers::start(&pair.places());
     pair.declare("\"n1\", \"n2\"", "a", "config = { databases = 32 }");
-    let ran = pair.site.applied();
+    let ran = pair.site().applied();
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
@@ -181,7 +291,7 @@ fn a_rolling_restart_hands_over_before_the_primary_goes() {
     for node in ["n1", "n2"] {
         assert_eq!(pair.client(node).ask("CONFIG GET databases"), "databases 32", "{node}");
     }
-    pair.site.settled();
+    pair.site().settled();
 }
 
 /// A primary that sends nothing of its data for ten seconds (`rdb-key-save-delay`, a setting for tests of the server).
@@ -189,12 +299,12 @@ fn a_rolling_restart_hands_over_before_the_primary_goes() {
 fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");
-    pair.site.applied();
+    pair.site().applied();
     let mut old = pair.client("n1");
     (0..5).for_each(|key| assert_eq!(old.ask(&format!("SET key:{key} value")), "+OK"));
     assert_eq!(old.ask("CONFIG SET rdb-key-save-delay 2000000"), "+OK");
     pair.declare("\"n1\"", "b", "");
-    let ran = pair.site.run(&["apply", "--yes", "--json", "--patience", "1s"]).expect(1);
+    let ran = pair.site().run(&["apply", "--yes", "--json", "--patience", "1s"]).expect(1);
     let lines = ran.json_lines();
     let told = lines.iter().filter(|line| line["event"] == "move").map(|line| &line["move"]);
     let last = told.collect::<Vec<_>>().pop().expect("it says nothing of the move");
@@ -203,49 +313,9 @@ fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
     assert!(last["waits_for"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
     assert_eq!(lines.last().unwrap()["stalled"], true);
 
-    let said = pair.site.applied().all();
+    let said = pair.site().applied().all();
     assert!(said.contains("now      catch-up  n2") && said.contains("cache: catch-up: "), "{said}");
     assert_eq!(pair.client("n2").ask("GET key:0"), "value");
-    pair.site.applied();
-    pair.site.settled();
-}
-
-/// Moves there and back again and again; controller, source and target are killed at any moment.
-#[test]
-fn a_move_that_is_killed_anywhere_is_finished_and_loses_nothing() {
-    let seed = std::env::var("VALKEEPER_SEED").map_or(7, |seed| seed.parse().unwrap());
-    let rounds = if std::env::var_os("VALKEEPER_SOAK").is_some() { 300 } else { 20 };
-    eprintln!("seed {seed}");
-    let random = &mut StdRng::seed_from_u64(seed);
-    let pair = Pair::new();
-    let config = "config = { appendfsync = \"always\" }";
-    pair.declare("\"n1\"", "a", config);
-    pair.site.applied();
-    let writers = Writers::start(&pair.places());
-    let mut longest = Duration::from_millis(800);
-    for round in 0..rounds {
-        let shard = if round % 2 == 0 { "b" } else { "a" };
-        pair.declare("\"n1\"", shard, config);
-        let begin = Instant::now();
-        let mut apply = pair.site.command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(longest.mul_f64(random.random_range(0.0..1.0)));
-        for node in ["n1", "n2"] {
-            if random.random_bool(0.3) {
-                kill(&pair, node);
-            }
-        }
-        apply.kill().unwrap();
-        apply.wait().unwrap();
-        // A server that was killed while a step spoke with it makes that step fail: what is left is for the next one.
-        let mut tries = 0;
-        while pair.site.run(&["apply", "--yes"]).code != Some(0) {
-            tries += 1;
-            assert!(tries < 5, "round {round} does not come to its end: {}", pair.site.apply().all());
-        }
-        longest = (longest * 3 + begin.elapsed()).div_f64(4.0).min(Duration::from_secs(3));
-    }
-    let account = writers.end();
-    eprintln!("{account:?}");
-    assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
-    assert!(account.acknowledged > 1000, "{account:?}");
+    pair.site().applied();
+    pair.site().settled();
 }

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::site::Client;
 
 /// Connections at once.
-const WRITERS: usize = 4;
-/// Between two writes of one connection: together some 2,000 a second.
-const PAUSE: Duration = Duration::from_millis(2);
+const WRITERS: usize = 8;
+/// Between two writes of one connection: together 2,000 to 3,000 a second where the disk keeps up.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Where an instance may be reached: the config files of its members.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Places {
     }
 
     /// Takes it writes? Nothing: it cannot be told.
-    fn is_open(&self, place: usize) -> Option<bool> {
+    pub fn is_open(&self, place: usize) -> Option<bool> {
         let mut client = self.client(place)?;
         let role = client.try_ask("INFO replication")?;
         let fence = client.try_ask("CONFIG GET min-replicas-to-write")?;
@@ -44,10 +44,14 @@ impl Places {
 struct Written {
     acknowledged: Vec<u64>,
     longest_gap: Duration,
+    refused: BTreeSet<u64>,
 }
 
 /// Writers and a watcher at work.
 pub struct Writers {
+    /// Each has lists of its own: what was written before is not counted again.
+    run: u64,
+    begun: Instant,
     places: Places,
     over: Arc<AtomicBool>,
     writers: Vec<JoinHandle<Written>>,
@@ -58,25 +62,31 @@ pub struct Writers {
 #[derive(Debug)]
 pub struct Account {
     pub acknowledged: usize,
+    /// How many were acknowledged in a second, gaps and all.
+    pub rate: u64,
     pub lost: usize,
     pub twice: usize,
     pub longest_gap: Duration,
+    /// Writes that were answered with NOREPLICAS: by a fence, and not held back by a pause.
+    pub refused: usize,
     /// How often two members took writes at one moment.
     pub both_open: u64,
 }
 
 impl Writers {
     pub fn start(places: &Places) -> Self {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let over = Arc::new(AtomicBool::new(false));
         let writers = (0..WRITERS).map(|writer| {
             let (places, over) = (places.clone(), Arc::clone(&over));
-            std::thread::spawn(move || write(&places, writer, &over))
+            std::thread::spawn(move || write(&places, &list(run, writer), &over))
         });
         let watcher = {
             let (places, over) = (places.clone(), Arc::clone(&over));
             std::thread::spawn(move || watch(&places, &over))
         };
-        Self { places: places.clone(), over: Arc::clone(&over), writers: writers.collect(), watcher }
+        Self { run, begun: Instant::now(), places: places.clone(), over: Arc::clone(&over), writers: writers.collect(), watcher }
     }
 
     /// Ends them, and counts at the member that takes writes.
@@ -84,25 +94,35 @@ impl Writers {
         self.over.store(true, Ordering::Relaxed);
         let written: Vec<Written> = self.writers.into_iter().map(|writer| writer.join().unwrap()).collect();
         let both_open = self.watcher.join().unwrap();
+        let took = self.begun.elapsed();
         let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
         let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
-        let mut account = Account { acknowledged: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, both_open };
-        for (writer, Written { acknowledged, longest_gap }) in written.into_iter().enumerate() {
-            let there = client.ask(&format!("LRANGE log:{writer} 0 -1"));
+        let mut account =
+            Account { acknowledged: 0, rate: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, refused: 0, both_open };
+        for (writer, Written { acknowledged, longest_gap, refused }) in written.into_iter().enumerate() {
+            let list = list(self.run, writer);
+            let there = client.ask(&format!("LRANGE {list} 0 -1"));
+            client.ask(&format!("UNLINK {list}"));
             let there: Vec<u64> = there.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
             let unique: BTreeSet<u64> = there.iter().copied().collect();
             account.acknowledged += acknowledged.len();
             account.lost += acknowledged.iter().filter(|number| !unique.contains(number)).count();
             account.twice += there.len() - unique.len();
+            account.refused += refused.len();
             account.longest_gap = account.longest_gap.max(longest_gap);
         }
+        account.rate = (account.acknowledged as f64 / took.as_secs_f64()) as u64;
         account
     }
 }
 
-fn write(places: &Places, writer: usize, over: &AtomicBool) -> Written {
+fn list(run: u64, writer: usize) -> String {
+    format!("log:{run}:{writer}")
+}
+
+fn write(places: &Places, list: &str, over: &AtomicBool) -> Written {
     let (mut number, mut place, mut client) = (0, 0, None);
-    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO };
+    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO, refused: BTreeSet::new() };
     let mut last = Instant::now();
     // What was sent is followed until it is acknowledged, so that every number is in the list in the end.
     while !over.load(Ordering::Relaxed) {
@@ -115,8 +135,11 @@ fn write(places: &Places, writer: usize, over: &AtomicBool) -> Written {
                 }
                 continue;
             }
-            Some(client) => Client::try_ask(client, &format!("RPUSH log:{writer} {number}")),
+            Some(client) => Client::try_ask(client, &format!("RPUSH {list} {number}")),
         };
+        if reply.as_ref().is_some_and(|reply| reply.starts_with("-NOREPLICAS")) {
+            written.refused.insert(number);
+        }
         if reply.is_some_and(|reply| reply.starts_with(':')) {
             written.longest_gap = written.longest_gap.max(last.elapsed());
             last = Instant::now();

@@ -2,7 +2,6 @@
 
 use super::{Group, Standing, endpoint};
 use crate::model::action::Action;
-use crate::model::live::Observed;
 use crate::model::moves::Move;
 use crate::model::name::NodeName;
 use crate::model::plan::HeldReason;
@@ -14,11 +13,7 @@ impl Group<'_> {
     /// What cannot be seen may be, or have, anything.
     pub(super) fn hold_unseen(&self, scene: &Scene<'_>, decision: &mut Decision, changes_roles: bool) {
         for node in &self.unseen {
-            let why = match scene.live.nodes.get(*node) {
-                Some(Observed::Unseen { unseen }) => unseen.clone(),
-                Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-            };
-            let node = (*node).clone();
+            let (why, node) = (scene.live.why_unseen(node), (*node).clone());
             let reason =
                 if changes_roles { HeldReason::PromotionUnseen { node, why } } else { HeldReason::NodeUnseen { node, why } };
             decision.hold(self.name, "any change of roles", reason);

@@ -48,7 +48,7 @@ pub fn cost(cost: &Cost) -> String {
         Cost::SwitchOver { from, to, connections } => {
             let closed = connections.map_or("every connection".to_owned(), |number| count(number, "connection"));
             format!(
-                "writes fail for some milliseconds; clients go from {from} to {to}: {closed} closed, and {from} sends them there"
+                "writers wait for some milliseconds; clients go from {from} to {to}: {closed} closed, and {from} sends them there"
             )
         }
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
@@ -97,6 +97,7 @@ fn free(action: &Action) -> &'static str {
         Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::Mark(_)
         | Action::WriteRecord(_) => "no connection is dropped",
         Action::CreateInstance(_)

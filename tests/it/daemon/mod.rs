@@ -278,7 +278,7 @@ fn problem(status: &Value) -> Option<&str> {
 }
 
 /// HTTP by hand, over whatever stream.
-fn ask(mut stream: impl std::io::Read + std::io::Write, method: &str, path: &str, head: &str, body: &str) -> (u16, String) {
+pub fn ask(mut stream: impl std::io::Read + std::io::Write, method: &str, path: &str, head: &str, body: &str) -> (u16, String) {
     let length = body.len();
     let text =
         format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}");

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fleet", &["host", "model"]),
     ("fleet::local", &["fleet", "apply", "observe", "host", "wire", "model"]),
     ("fleet::connection", &["observe", "wire", "host", "model"]),
-    ("fleet::known", &["fleet", "wire", "model"]),
+    ("fleet::known", &["fleet", "host", "wire", "model"]),
     ("fleet::session", &["fleet", "fleet::known", "fleet::connection", "host", "wire", "model"]),
     ("fleet::nodes", &["fleet", "fleet::local", "fleet::session", "observe", "host", "wire", "model"]),
     ("agent", &["fleet::local", "fleet", "observe", "host", "wire", "model"]),

@@ -1,0 +1,294 @@
+//! The crash matrix: an instance is moved, restarted member by member, and switched over, and after each effect of that
+//! somebody is killed: the controller, the agents, the servers, and several of them at once. Then the daemon runs, and has
+//! to settle by itself; no acknowledged write is lost, and no two members are open at one moment.
+//!
+//! The effects tell themselves (`apply --json`): the kill follows the n-th of these lines at once, or some milliseconds
+//! later, so that it meets the effect before, during or after its work. All settings say `appendfsync always`: a server
+//! that is killed loses nothing that it has confirmed, so what is lost is ours.
+//!
+//! Without `VALKEEPER_SOAK=1` 60 cases are taken; `VALKEEPER_SEED` chooses which. `VALKEEPER_CASE` takes those whose description has
+//! these words: `Move Case { victims: [Target], effect: 3`.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::crash::{seed, soak};
+use crate::daemon;
+use crate::moves::Pair;
+use crate::support::{free_port, signal};
+use crate::writers::Writers;
+
+/// A daemon that has not settled by then is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The log of a daemon that takes longer is worth a look.
+const SLOW: Duration = Duration::from_secs(12);
+
+/// What is done while somebody is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Move,
+    RollingRestart,
+    SwitchOver,
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Controller,
+    /// The server that takes writes when the work begins, and the other one.
+    Source,
+    Target,
+    SourceAgent,
+    TargetAgent,
+}
+
+use Victim::{Controller, Source, SourceAgent, Target, TargetAgent};
+
+const WITH_SERVERS: &[&[Victim]] = &[
+    &[Controller],
+    &[Source],
+    &[Target],
+    &[Controller, Source],
+    &[Controller, Target],
+    &[Source, Target],
+    &[Controller, Source, Target],
+];
+const WITH_AGENTS: &[&[Victim]] = &[
+    &[Controller],
+    &[SourceAgent],
+    &[TargetAgent],
+    &[SourceAgent, TargetAgent],
+    &[SourceAgent, Source],
+    &[TargetAgent, Target],
+    &[SourceAgent, Target],
+    &[Controller, SourceAgent, TargetAgent, Source, Target],
+];
+
+/// Kills these after the n-th effect began, this much later.
+#[derive(Debug, Clone)]
+struct Case {
+    victims: &'static [Victim],
+    effect: usize,
+    later: Duration,
+}
+
+/// One pair of nodes on which one kind of work is done again and again.
+struct Track {
+    work: Work,
+    pair: Pair,
+    round: usize,
+    daemons: usize,
+}
+
+/// What all of them came to.
+#[derive(Default)]
+struct Sum {
+    cases: AtomicUsize,
+    writes: AtomicUsize,
+}
+
+#[test]
+fn whoever_is_killed_after_whichever_effect_the_daemon_settles_and_nothing_is_lost() {
+    let seed = seed();
+    let (begun, sum) = (Instant::now(), Sum::default());
+    let tracks = [
+        (Work::Move, false, 22),
+        (Work::RollingRestart, false, 12),
+        (Work::SwitchOver, false, 6),
+        (Work::Move, true, 10),
+        (Work::RollingRestart, true, 6),
+        (Work::SwitchOver, true, 4),
+    ];
+    std::thread::scope(|scope| {
+        for (number, (work, ssh, few)) in (0..).zip(tracks) {
+            let (sum, quota) = (&sum, if soak() { usize::MAX } else { few });
+            scope.spawn(move || Track::new(work, ssh).run(StdRng::seed_from_u64(seed + number), quota, sum));
+        }
+    });
+    let (cases, writes) = (sum.cases.into_inner(), sum.writes.into_inner());
+    eprintln!("{cases} cases, {writes} acknowledged writes, none lost, in {:?}", begun.elapsed());
+    // A few cases are over before their effect comes: what was looked at had changed by itself.
+    let enough = if soak() { 300 } else { 50 };
+    assert!(cases >= enough || std::env::var_os("VALKEEPER_CASE").is_some());
+}
+
+impl Track {
+    fn new(work: Work, ssh: bool) -> Self {
+        let pair = if ssh { Pair::behind_ssh() } else { Pair::new() };
+        let track = Self { work, pair, round: 0, daemons: 0 };
+        track.declare();
+        track
+    }
+
+    /// What is declared in this round is something else than in the one before.
+    fn declare(&self) {
+        let odd = self.round % 2 == 1;
+        let settings = |databases: u32| format!("config = {{ appendfsync = \"always\", databases = {databases} }}\n");
+        match self.work {
+            Work::Move => self.pair.declare("\"n1\"", if odd { "b" } else { "a" }, &settings(16)),
+            Work::RollingRestart => self.pair.declare("\"n1\", \"n2\"", "a", &settings(if odd { 32 } else { 16 })),
+            Work::SwitchOver => {
+                let primary = if odd { "primary = \"n2\"\n" } else { "primary = \"n1\"\n" };
+                self.pair.declare("\"n1\", \"n2\"", "a", &format!("{}{primary}", settings(16)));
+            }
+        }
+    }
+
+    fn run(mut self, mut random: StdRng, quota: usize, sum: &Sum) {
+        self.settle("at first");
+        // How many effects there are: the most that an undisturbed round has, there and back again.
+        let mut effects = 0;
+        for _ in 0..2 {
+            self.round += 1;
+            self.declare();
+            let mut apply = self.apply();
+            effects = effects.max(follow(&mut apply, |_| {}));
+            assert!(apply.wait().unwrap().success(), "{:?} without anybody killed", self.work);
+        }
+        let victims = if self.pair.is_behind_ssh() { WITH_AGENTS } else { WITH_SERVERS };
+        let mut cases: Vec<Case> = victims
+            .iter()
+            .flat_map(|victims| (1..=effects).map(|effect| Case { victims, effect, later: Duration::ZERO }))
+            .collect();
+        cases.shuffle(&mut random);
+        for case in &mut cases {
+            let later = if random.random_bool(0.5) { 0 } else { random.random_range(0..8_000) };
+            case.later = Duration::from_micros(later);
+        }
+        let asked = std::env::var("VALKEEPER_CASE").ok();
+        let (work, place) = (self.work, if self.pair.is_behind_ssh() { " behind ssh" } else { "" });
+        let told = cases.into_iter().map(|case| (format!("{work:?}{place} {case:?}"), case));
+        let told = told.filter(|(told, _)| asked.as_ref().is_none_or(|asked| told.contains(asked.as_str())));
+        for (told, case) in told.take(quota) {
+            self.round += 1;
+            self.take(&case, &told, sum);
+        }
+    }
+
+    fn take(&mut self, case: &Case, told: &str, sum: &Sum) {
+        let (begun, places) = (Instant::now(), self.pair.places());
+        let source = (0..2).find(|place| places.is_open(*place) == Some(true)).unwrap_or_else(|| panic!("{told}: none is open"));
+        let writers = Writers::start(&places);
+        self.declare();
+        let mut apply = self.apply();
+        let controller = apply.id();
+        let mut killed = false;
+        follow(&mut apply, |effect| {
+            if effect == case.effect {
+                std::thread::sleep(case.later);
+                case.victims.iter().for_each(|victim| self.kill(*victim, source, controller));
+                killed = true;
+            }
+        });
+        apply.wait().unwrap();
+        let ended = begun.elapsed();
+        self.settle(told);
+        let settled = begun.elapsed();
+        // What is acknowledged after all that counts as well.
+        std::thread::sleep(Duration::from_millis(50));
+        let account = writers.end();
+        eprintln!(
+            "{told}: {} after {ended:?}, settled after {settled:?}, {account:?}",
+            if killed { "killed" } else { "NOT KILLED" }
+        );
+        assert_eq!((account.lost, account.both_open), (0, 0), "{told}: {account:?}");
+        assert!(account.acknowledged > 50, "{told}: {account:?}");
+        self.check(told);
+        sum.cases.fetch_add(usize::from(killed), Ordering::Relaxed);
+        sum.writes.fetch_add(account.acknowledged, Ordering::Relaxed);
+    }
+
+    fn kill(&self, victim: Victim, source: usize, controller: u32) {
+        let nodes = ["n1", "n2"];
+        let (source, target) = (nodes[source], nodes[1 - source]);
+        match victim {
+            Controller => signal(controller, "-9"),
+            Source => self.pair.kill(source),
+            Target => self.pair.kill(target),
+            SourceAgent => self.pair.kill_agent(source),
+            TargetAgent => self.pair.kill_agent(target),
+        }
+    }
+
+    fn apply(&self) -> Child {
+        self.pair.command(&["apply", "--yes", "--json"]).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// A daemon runs until it says that nothing is left to do, and is killed then.
+    fn settle(&mut self, told: &str) {
+        self.daemons += 1;
+        let site = self.pair.site();
+        let (socket, log) = (site.path(&format!("d{}.sock", self.daemons)), site.path(&format!("d{}.log", self.daemons)));
+        let listen = format!("127.0.0.1:{}", free_port());
+        let root = site.folder.path().to_str().unwrap().to_owned();
+        let mut command =
+            self.pair.command(&["run", "--path", &root, "--listen", &listen, "--local-root", &root, "--poll", "1s"]);
+        command.arg("--socket").arg(&socket).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        let mut daemon = command.spawn().unwrap();
+        let begun = Instant::now();
+        loop {
+            let status = UnixStream::connect(&socket).map(|stream| daemon::ask(stream, "GET", "/v1/status", "", "").1);
+            if status.as_ref().is_ok_and(|status| status.contains("\"result\":\"settled\"")) {
+                if begun.elapsed() > SLOW {
+                    eprintln!("{told}: slow: {}", std::fs::read_to_string(&log).unwrap());
+                }
+                break;
+            }
+            if begun.elapsed() > PATIENCE {
+                let _ended = daemon.kill();
+                let log = std::fs::read_to_string(&log).unwrap();
+                panic!("{told}: not settled: {status:?}\n{log}\n{}", site.run(&["plan"]).all());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    /// The one who is to be the primary is, and whoever follows it has what it has.
+    fn check(&self, told: &str) {
+        let places = self.pair.places();
+        let odd = self.round % 2 == 1;
+        let open: Vec<bool> = (0..2).map(|place| places.is_open(place) == Some(true)).collect();
+        match self.work {
+            Work::Move | Work::SwitchOver => assert_eq!(open, [!odd, odd], "{told}"),
+            Work::RollingRestart => assert_ne!(open[0], open[1], "{told}"),
+        }
+        if self.work == Work::Move {
+            assert!(!self.pair.config(if odd { "n1" } else { "n2" }).exists(), "{told}: it was not left");
+            return;
+        }
+        let begun = Instant::now();
+        let offset = |node: &str| {
+            let info = self.pair.client(node).ask("INFO replication");
+            let up = info.contains("role:master") || info.contains("master_link_status:up");
+            let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:").map(str::to_owned));
+            offset.filter(|_| up)
+        };
+        while offset("n1").is_none() || offset("n1") != offset("n2") {
+            assert!(begun.elapsed() < PATIENCE, "{told}: the replica does not follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(self.pair.client("n1").ask("DBSIZE"), self.pair.client("n2").ask("DBSIZE"), "{told}");
+    }
+}
+
+/// Reads what an apply says until it ends, and tells each effect by its number. Gives how many there were.
+fn follow(apply: &mut Child, mut on: impl FnMut(usize)) -> usize {
+    let mut effects = 0;
+    for line in BufReader::new(apply.stdout.take().unwrap()).lines() {
+        if line.unwrap().contains("\"event\":\"progress\"") {
+            effects += 1;
+            on(effects);
+        }
+    }
+    effects
+}
