@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::difference::{Expected, describe};
 use super::proof::{Disproof, Proofs};
 use super::server::{Acting, Halt, failed};
+use super::snapshot::Snapshots;
 use crate::host::clock::Deadline;
 use crate::host::files;
 use crate::host::tell::Tell;
@@ -23,11 +24,12 @@ use crate::observe::{LocalNode, chain, node};
 pub struct Performer {
     node: Arc<LocalNode>,
     proofs: Proofs,
+    snapshots: Snapshots,
 }
 
 impl Performer {
     pub fn new(node: Arc<LocalNode>) -> Self {
-        Self { node, proofs: Proofs::default() }
+        Self { node, proofs: Proofs::default(), snapshots: Snapshots::default() }
     }
 
     pub fn node(&self) -> &Arc<LocalNode> {
@@ -152,6 +154,7 @@ impl Performer {
                 | Effect::RewriteAof
                 | Effect::Snapshot
                 | Effect::DropAof
+                | Effect::Ship(_)
                 | Effect::SetUser { .. }
                 | Effect::DropUser(_)
                 | Effect::SaveUsers
@@ -191,6 +194,7 @@ impl Performer {
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
             Effect::DropAof => acting.drop_aof().await,
+            Effect::Ship(ship) => self.snapshots.take(ship, acting).await,
             Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,
             Effect::DropUser(user) => acting.drop_user(user).await,
             Effect::SaveUsers => acting.save_users().await,
@@ -228,6 +232,7 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         Action::ChangeInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }

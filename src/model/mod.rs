@@ -21,4 +21,5 @@ pub mod record;
 pub mod role;
 pub mod setting;
 pub mod size;
+pub mod snapshot;
 pub mod spec;

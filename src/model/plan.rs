@@ -85,6 +85,12 @@ pub enum Cost {
     Shrinks { used_bytes: u64, limit_bytes: u64 },
     /// Writers wait for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
     SwitchOver { from: Endpoint, to: Endpoint, connections: Option<u64> },
+    /// No writes are taken while a snapshot is written, carried and loaded. `bytes`: used memory.
+    WritesWait { bytes: u64 },
+    /// Writes after the snapshot go to the old server and are not in the new one.
+    WritesLost,
+    /// As much goes from node to node through the controller.
+    Carries { bytes: u64 },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }

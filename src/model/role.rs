@@ -235,12 +235,15 @@ pub fn catch_up(live: &mut Live, node: &NodeName, instance: &InstanceName) {
 pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
     let mut effects = Vec::new();
     let (before, after) = (&change.before, &change.after);
-    if let (Half::Seen(role), true) = (&after.disk, before.disk != after.disk) {
-        let file = role.over(&change.declared);
+    if let Half::Seen(role) = &after.disk {
+        let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
-        marker.applied.settings.clone_from(&file.settings);
+        marker.enter_role(change.stage, &before.memory.seen().cloned().unwrap_or_default(), role);
+        if let Some(file) = &file {
+            marker.applied.settings.clone_from(&file.settings);
+        }
         effects.extend((marker != member.marker).then(|| Effect::WriteMarker(Box::new(marker))));
-        effects.push(Effect::WriteConfig(file));
+        effects.extend(file.map(Effect::WriteConfig));
     }
     let (Half::Seen(was), Half::Seen(role)) = (&before.memory, &after.memory) else { return effects };
     // Writers are late instead of refused. Safety never rests on it: a pause ends by itself, and cannot be seen (facts E.3).

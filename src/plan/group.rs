@@ -1,6 +1,7 @@
 //! An instance with several members, or on its way from one node to another: who joins, follows, takes over and leaves.
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
+mod carried;
 mod script;
 
 use std::collections::BTreeMap;
@@ -8,14 +9,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::found::{Place, Places};
-use super::instance::{self, ANY_CHANGE};
+use super::instance::{self, ANY_CHANGE, Remarks};
 use super::migration::{self, Fellow, Stage, Turn};
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, identity, open, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
-use crate::model::desired::{DesiredInstance, Shard};
+use crate::model::desired::{DesiredInstance, MoveBy, Shard};
 use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
@@ -38,6 +39,8 @@ struct Standing<'a> {
     declared: InstanceSpec,
     endpoint: Endpoint,
     on_shard: bool,
+    /// Another one has its data, or it awaits that of another one: it follows nobody.
+    is_apart: bool,
 }
 
 /// The instance and where it belongs.
@@ -52,6 +55,8 @@ struct Group<'a> {
     unseen: Vec<&'a NodeName>,
     /// Where creations were begun, with the ports they have: they keep their seats until they are made or cleared away.
     begun: Vec<(NodeName, u16)>,
+    /// From which member the data is carried to the shard.
+    source: Option<usize>,
 }
 
 pub(super) fn decide<'a>(
@@ -65,7 +70,8 @@ pub(super) fn decide<'a>(
     if let Some((node, why)) = places.strange.iter().find(|(node, _)| shard.nodes.contains(node)) {
         return decision.hold(name, "join", HeldReason::ForeignTarget { node: (*node).clone(), why: why.clone() });
     }
-    if let Err(reason) = reachable(scene, shard, places) {
+    let meet = instance.move_by == MoveBy::Replication || shard.nodes.len() > 1;
+    if let (true, Err(reason)) = (meet, reachable(scene, shard, places)) {
         return decision.hold(name, "join", reason);
     }
     let mut group = match Group::of(scene, decision, name, instance, shard, places) {
@@ -81,7 +87,11 @@ pub(super) fn decide<'a>(
         group.hold_unseen(scene, decision, false);
         return group.begin(scene, decision);
     }
+    group.part();
     group.introduce();
+    if group.carried(scene, decision) {
+        return;
+    }
     let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
     let stage = migration::stage(&fellows, |primary| group.chosen(primary));
     group.hold_unseen(scene, decision, group.would_change_roles(&stage));
@@ -146,6 +156,7 @@ impl<'a> Group<'a> {
             missing: Vec::new(),
             unseen: Vec::new(),
             begun: Vec::new(),
+            source: None,
         };
         for place in &places.ours {
             if place.member.is_unborn() {
@@ -162,7 +173,7 @@ impl<'a> Group<'a> {
             let listens = ports::current(place.member).unwrap_or(port);
             let endpoint = endpoint(scene, place.node, listens);
             let on_shard = shard.nodes.contains(place.node);
-            group.members.push(Standing { place: *place, wanted, declared, endpoint, on_shard });
+            group.members.push(Standing { place: *place, wanted, declared, endpoint, on_shard, is_apart: false });
         }
         let live: &'a Live = scene.live;
         for node in &shard.nodes {
@@ -185,9 +196,9 @@ impl<'a> Group<'a> {
 
     /// Each member lets the others follow it.
     fn introduce(&mut self) {
-        let password = |member: &Standing<'_>| member.place.member.replication_password.clone();
+        let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
-        for (place, member) in self.members.iter_mut().enumerate() {
+        for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| !member.is_apart) {
             let others = all.iter().enumerate().filter(|(other, _)| *other != place);
             let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).collect();
             others.sort_unstable();
@@ -271,8 +282,8 @@ impl<'a> Group<'a> {
                 return None;
             }
         };
-        let others: Vec<PasswordHash> =
-            self.members.iter().filter_map(|member| member.place.member.replication_password.clone()).collect();
+        let known = self.members.iter().filter(|member| role.follows.is_some() && !member.is_apart);
+        let others: Vec<PasswordHash> = known.filter_map(|member| member.place.member.replication_password.clone()).collect();
         if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
             users.insert(user, role::user(&others));
         }
@@ -428,6 +439,7 @@ impl<'a> Group<'a> {
         let is_down = matches!(facts.server, Server::Down { .. });
         let settled = is_down || facts.role_in_force().is_none() || facts.role_in_force() == on_disk;
         let role = match leader {
+            Some(_) | None if member.is_apart && is_down => Overlay::FENCED,
             Some((primary, endpoint)) if primary != place && is_down => Overlay::follower(endpoint.clone()),
             Some(_) | None => on_disk.unwrap_or_default(),
         };
@@ -443,13 +455,17 @@ impl<'a> Group<'a> {
                 decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
                 Some(since)
             }
-            Some(_) | None => None,
+            Some(_) => None,
+            // Nobody knows yet.
+            None => facts.marker.retiring,
         };
+        let carries = self.source == Some(place) && self.instance.move_by == MoveBy::SnapshotUnfenced;
+        let remarks = Remarks { retiring, keeps_snapshot: carries || role == Overlay::FENCED };
         let spec = role.over(&member.declared);
         scene.unready = busy;
         // A member of its own decision: what the others need must not be taken for its.
         let mut own = Decision::default();
-        instance::settle(scene, &mut own, self.name, self.instance, &member.place, &member.wanted, &spec, retiring);
+        instance::settle(scene, &mut own, self.name, self.instance, &member.place, &member.wanted, &spec, remarks);
         decision.extend(own);
         scene.unready = None;
     }
@@ -466,6 +482,9 @@ impl<'a> Group<'a> {
         let stays = self.members.get(primary).is_some_and(|leader| leader.on_shard);
         let age = Duration::try_from(member.place.facts.observed_at.duration_since(since)).unwrap_or_default();
         let is_due = member.place.member.marker.retiring.is_some() && age >= scene.desired.guard.handover_grace;
+        // Nobody was ever sent to a vessel, and nothing is in it that is not elsewhere.
+        let is_vessel = member.place.member.marker.is_vessel();
+        let (stays, is_due) = (stays || is_vessel, is_due || is_vessel);
         if !stays || !is_due || !self.unseen.is_empty() {
             return false;
         }

@@ -3,6 +3,7 @@
 //!
 //! Never promotes or opens on missing information, and never with two members that take writes.
 
+use super::snapshot;
 use crate::model::action::RoleStage;
 use crate::model::change::{Half, Twin};
 use crate::model::live::{MemberFacts, Running, Server};
@@ -55,6 +56,10 @@ pub(super) fn stage(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> 
     let open = |(_, fellow): &(usize, &Fellow<'_>)| in_force(fellow) == Some(Overlay::OPEN);
     let open: Vec<usize> = fellows.iter().enumerate().filter(open).map(|(place, _)| place).collect();
     match open.as_slice() {
+        // Somebody lifted the fence of a member that holds nothing of its own.
+        [vessel] if fellows.get(*vessel).is_some_and(|fellow| fellow.member.marker.is_vessel()) => {
+            turn(*vessel, RoleStage::Attach, Overlay::FENCED)
+        }
         [primary] => whole(fellows, led(fellows, *primary)),
         [] => whole(fellows, between(fellows, chosen)),
         [..] => {
@@ -149,7 +154,7 @@ pub(super) fn up(member: &MemberFacts) -> Option<&Running> {
     }
 }
 
-fn in_force(fellow: &Fellow<'_>) -> Option<Overlay> {
+pub(super) fn in_force(fellow: &Fellow<'_>) -> Option<Overlay> {
     up(fellow.member).and_then(|_| fellow.member.role_in_force())
 }
 
@@ -164,10 +169,11 @@ fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
         let Some(found) = in_force(fellow) else { continue };
         let wanted = Overlay::follower(leader.endpoint.clone());
         let as_wanted = found == wanted && fellow.member.role_on_disk().as_ref() == Some(&wanted);
-        if (as_wanted && fellow.member.follows_as_itself()) || is_last_copy(leader, fellow, &found) {
+        let stays = is_last_copy(leader, fellow, &found) || (!fellow.wanted && snapshot::gave_away(fellows, fellow));
+        if (as_wanted && fellow.member.follows_as_itself()) || stays {
             continue;
         }
-        let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED);
+        let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED) && !fellow.member.marker.is_vessel();
         let stage = if was_primary { RoleStage::Demote } else { RoleStage::Attach };
         turns.push(Turn { of, stage, after: Twin::both(wanted) });
     }
@@ -189,16 +195,22 @@ fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
     if fellows.iter().any(|fellow| in_force(fellow).is_none()) {
         return Stage::Headless;
     }
-    let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED);
+    let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED) && snapshot::may_lead(fellows, fellow);
     let on_disk = |fellow: &Fellow<'_>| fellow.member.role_on_disk();
     let file = |wanted: &Overlay| in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).as_ref() == Some(wanted));
     let promoted = in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).is_some_and(|role| role.follows.is_some()));
+    if in_order().filter(|(_, fellow)| fenced(fellow) && on_disk(fellow) == Some(Overlay::FENCED)).count() > 1 {
+        return held("two of its members were its primary");
+    }
     match (file(&Overlay::OPEN), promoted, file(&Overlay::FENCED)) {
         // Its file was written last, the fence is still to be lifted.
         (Some((of, _)), None, _) => turn(of, RoleStage::Open, Overlay::OPEN),
         (None, Some((of, target)), _) => open_promoted(fellows, of, target),
         (None, None, Some((of, source))) => promote(fellows, of, source, chosen(of)),
         (Some(_), Some(_), _) => held("two of its members are on their way to be the primary"),
+        (None, None, None) if fellows.iter().any(|fellow| fellow.member.marker.is_vessel()) => {
+            held("the member from which its data was to be carried is gone")
+        }
         (None, None, None) => held("all of its members are replicas"),
     }
 }

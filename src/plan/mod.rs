@@ -17,6 +17,7 @@ mod record;
 mod room;
 mod settings;
 pub mod show;
+mod snapshot;
 mod wanted;
 
 use std::collections::BTreeMap;

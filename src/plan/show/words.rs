@@ -51,6 +51,15 @@ pub fn cost(cost: &Cost) -> String {
                 "writers wait for some milliseconds; clients go from {from} to {to}: {closed} closed, and {from} sends them there"
             )
         }
+        Cost::WritesWait { bytes } => format!(
+            "writes fail from before the snapshot until the new server is open: as long as it takes to write, carry and load {}",
+            show_size(*bytes)
+        ),
+        Cost::WritesLost => {
+            "ALL WRITES AFTER THE SNAPSHOT ARE LOST (move = \"snapshot-unfenced\"): the old server takes them until the new one is ready"
+                .to_owned()
+        }
+        Cost::Carries { bytes } => format!("carries {} through this machine", show_size(*bytes)),
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
 }
@@ -103,6 +112,7 @@ fn free(action: &Action) -> &'static str {
         Action::CreateInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::StartInstance(_)
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)

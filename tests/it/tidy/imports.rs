@@ -81,7 +81,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("anstyle", &["cli/", "main.rs"]),
     ("anyhow", &["cli/", "main.rs"]),
     ("axum", &["http/", "daemon/control.rs"]),
-    ("base16ct", &["model/password.rs", "desired/revision.rs", "http/hook.rs", "repo/folder.rs", "prepare/program.rs"]),
+    ("base16ct", &["host/", "model/password.rs", "desired/revision.rs", "http/hook.rs", "repo/folder.rs", "prepare/program.rs"]),
+    ("base64ct", &["wire/chunk.rs"]),
     ("clap", &["cli/", "main.rs"]),
     // Its one function that is used is safe to call: it marks, and closes nothing.
     ("close_fds", &["host/process.rs"]),
@@ -107,7 +108,10 @@ const HOMES: &[(&str, &[&str])] = &[
         "serde_json",
         &["desired/json_schema.rs", "plan/show/", "wire.rs", "host/", "observe/", "apply/", "http/", "daemon/", "cli/"],
     ),
-    ("sha2", &["model/password.rs", "desired/revision.rs", "http/hook.rs", "repo/folder.rs", "prepare/program.rs"]),
+    (
+        "sha2",
+        &["host/cargo.rs", "model/password.rs", "desired/revision.rs", "http/hook.rs", "repo/folder.rs", "prepare/program.rs"],
+    ),
     ("similar", &["plan/show/"]),
     ("strsim", &["model/"]),
     ("subtle", &["http/hook.rs"]),
