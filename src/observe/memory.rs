@@ -156,12 +156,14 @@ fn databases_used(info: &str) -> u64 {
     info.lines().filter_map(number).max().map_or(0, |highest| highest + 1)
 }
 
-/// The connections of `CLIENT LIST` by user, the operator's left out: they are ours.
+/// The connections of `CLIENT LIST` by user. Left out: the operator's, which are ours, and those of other members (flag S on a
+/// primary, M on a replica), who are no clients.
 fn clients(list: &str) -> Connections {
     let mut by_user = BTreeMap::new();
     for line in list.lines() {
-        let user = line.split(' ').find_map(|field| field.strip_prefix("user=")).unwrap_or_default();
-        if user != OPERATOR_USER {
+        let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or_default();
+        let user = field("user=");
+        if user != OPERATOR_USER && !field("flags=").contains(['S', 'M']) {
             *by_user.entry(user.to_owned()).or_default() += 1;
         }
     }
@@ -182,5 +184,12 @@ mod tests {
     fn our_own_connection_is_not_counted() {
         let seen = clients("id=1 addr=x user=app cmd=get\nid=2 user=valkeeper cmd=client|list\nid=3 user=app resp=2\n");
         assert_eq!((seen.total, seen.by_user.unwrap()["app"]), (2, 2));
+    }
+
+    #[test]
+    fn other_members_are_no_clients() {
+        let replica = "id=4 flags=S user=valkeeper-replica cmd=replconf\n";
+        let primary = "id=5 flags=M user=(superuser) cmd=ping\n";
+        assert_eq!(clients(&format!("{replica}{primary}id=6 flags=P user=app cmd=subscribe\n")).total, 1);
     }
 }
