@@ -61,6 +61,9 @@ pub enum MoveStage {
     Join,
     /// Replicas get what the primary has.
     CatchUp,
+    /// A snapshot of the old primary is written, brought to the new one, and loaded there; instead of catching up, where
+    /// nodes do not reach each other. With `move = "snapshot"` it comes after the fence.
+    Carry,
     /// The old primary is fenced, and the new one gets its last writes.
     CutOver,
     Promote,
@@ -142,13 +145,15 @@ impl Amount {
 }
 
 impl MoveStage {
-    pub const ALL: [Self; 7] = [Self::Join, Self::CatchUp, Self::CutOver, Self::Promote, Self::Open, Self::Demote, Self::Leave];
+    pub const ALL: [Self; 8] =
+        [Self::Join, Self::CatchUp, Self::Carry, Self::CutOver, Self::Promote, Self::Open, Self::Demote, Self::Leave];
 
     /// As in JSON and in labels.
     pub fn word(self) -> &'static str {
         match self {
             Self::Join => "join",
             Self::CatchUp => "catch-up",
+            Self::Carry => "carry",
             Self::CutOver => "cut-over",
             Self::Promote => "promote",
             Self::Open => "open",

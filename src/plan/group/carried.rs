@@ -34,6 +34,7 @@ impl<'a> Group<'a> {
         self.carry(scene, decision, source);
         let added = self.joining(decision);
         self.seat(scene, &added);
+        decision.moves.extend(self.carried_script(scene, decision, source));
         true
     }
 
