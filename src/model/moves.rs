@@ -61,8 +61,11 @@ pub enum MoveStage {
     Join,
     /// Replicas get what the primary has.
     CatchUp,
-    /// A snapshot of the old primary is written, brought to the new one, and loaded there; instead of catching up, where
-    /// nodes do not reach each other. With `move = "snapshot"` it comes after the fence.
+    /// In a move by snapshot: the old primary takes no writes from here on.
+    Fence,
+    /// Its snapshot is written.
+    Save,
+    /// The snapshot goes to the new member, which starts with it.
     Carry,
     /// The old primary is fenced, and the new one gets its last writes.
     CutOver,
@@ -145,14 +148,26 @@ impl Amount {
 }
 
 impl MoveStage {
-    pub const ALL: [Self; 8] =
-        [Self::Join, Self::CatchUp, Self::Carry, Self::CutOver, Self::Promote, Self::Open, Self::Demote, Self::Leave];
+    pub const ALL: [Self; 10] = [
+        Self::Join,
+        Self::CatchUp,
+        Self::Fence,
+        Self::Save,
+        Self::Carry,
+        Self::CutOver,
+        Self::Promote,
+        Self::Open,
+        Self::Demote,
+        Self::Leave,
+    ];
 
     /// As in JSON and in labels.
     pub fn word(self) -> &'static str {
         match self {
             Self::Join => "join",
             Self::CatchUp => "catch-up",
+            Self::Fence => "fence",
+            Self::Save => "save",
             Self::Carry => "carry",
             Self::CutOver => "cut-over",
             Self::Promote => "promote",

@@ -2,6 +2,7 @@
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
 mod carried;
+mod carried_script;
 mod script;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,6 @@
 //! The script of a move, for people: which stages it has, which is now, how far that is. From the same facts as the stages
 //! themselves (`migration.rs`); nothing is decided by it.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -64,44 +63,6 @@ pub(super) fn script(scene: &Scene<'_>) -> Option<Move> {
         amount: scene.amount(&standing),
         waits_for: None,
         remaining,
-        pace: None,
-    })
-}
-
-/// The script of a move by snapshot: the fence comes first, unless writes may be lost.
-pub(super) fn by_snapshot(scene: &Scene<'_>, source: &Fellow<'_>, now: MoveStage, may_lose: bool) -> Option<Move> {
-    let target = scene.target?;
-    let leaving = scene.leaving(Some(source));
-    let order = match may_lose {
-        true => [MoveStage::Join, MoveStage::Carry, MoveStage::CutOver, MoveStage::Open, MoveStage::Leave],
-        false => [MoveStage::Join, MoveStage::CutOver, MoveStage::Carry, MoveStage::Open, MoveStage::Leave],
-    };
-    let place = |stage: MoveStage| order.iter().position(|other| *other == stage);
-    let act = |stage: &MoveStage| {
-        let nodes = match stage {
-            MoveStage::CutOver => vec![source.node.clone()],
-            MoveStage::Carry => vec![source.node.clone(), target.clone()],
-            MoveStage::Leave => leaving.iter().map(|fellow| fellow.node.clone()).collect(),
-            MoveStage::Join | MoveStage::CatchUp | MoveStage::Promote | MoveStage::Open | MoveStage::Demote => {
-                vec![target.clone()]
-            }
-        };
-        let progress = match place(*stage).cmp(&place(now)) {
-            Ordering::Less => Progress::Done,
-            Ordering::Equal => Progress::Now,
-            Ordering::Greater => Progress::ToCome,
-        };
-        Act { stage: *stage, nodes, progress }
-    };
-    let is_over = now == MoveStage::Leave;
-    Some(Move {
-        instance: scene.name.clone(),
-        from: Some(scene.site(source.node)),
-        to: Some(scene.site(target)),
-        script: order.iter().map(act).collect(),
-        amount: None,
-        waits_for: None,
-        remaining: leaving.iter().filter(|_| is_over).map(|fellow| scene.remaining(fellow)).collect(),
         pace: None,
     })
 }
@@ -235,6 +196,8 @@ impl<'a> Scene<'a> {
             MoveStage::Leave if !leaving.is_empty() => leaving.iter().map(|fellow| fellow.node.clone()).collect(),
             MoveStage::Join
             | MoveStage::CatchUp
+            | MoveStage::Fence
+            | MoveStage::Save
             | MoveStage::Carry
             | MoveStage::CutOver
             | MoveStage::Promote
@@ -282,9 +245,14 @@ impl<'a> Scene<'a> {
         let replica = match standing.now {
             MoveStage::CatchUp => self.fellows.iter().filter(wanted).find(lags)?,
             MoveStage::CutOver => self.fellows.iter().find(|fellow| Some(fellow.node) == standing.target)?,
-            MoveStage::Join | MoveStage::Carry | MoveStage::Promote | MoveStage::Open | MoveStage::Demote | MoveStage::Leave => {
-                return None;
-            }
+            MoveStage::Join
+            | MoveStage::Fence
+            | MoveStage::Save
+            | MoveStage::Carry
+            | MoveStage::Promote
+            | MoveStage::Open
+            | MoveStage::Demote
+            | MoveStage::Leave => return None,
         };
         amount(leader, replica)
     }

@@ -11,8 +11,11 @@ pub fn lines(it: &Move) -> Vec<String> {
     let mut lines = vec![head(it)];
     for act in &it.script {
         let Act { stage, nodes, progress } = act;
-        let leads = matches!(stage, MoveStage::CutOver | MoveStage::Carry);
-        let arrow = if leads { " -> " } else { ", " };
+        let arrow = if nodes.len() == 2 && it.from.as_ref().is_some_and(|from| nodes.first() == Some(&from.node)) {
+            " -> "
+        } else {
+            ", "
+        };
         let nodes = nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(arrow);
         let mut more = if *progress == Progress::Now { present(it) } else { String::new() };
         // Why is told once, among all that is held.
