@@ -52,6 +52,9 @@ pub(super) fn describe(action: &Action, subject: &Subject, node: &NodeFacts, exp
         Action::RepairUnit { why: _ } => {
             member.unit_broken.clone().unwrap_or_else(|| "nothing is wrong with its unit any more".to_owned())
         }
+        Action::RepairCredential { why: _ } => {
+            member.credential_broken.clone().unwrap_or_else(|| "nothing is wrong with the file any more".to_owned())
+        }
         Action::UpgradeInstance(upgrade) => {
             let wanted = pick(&upgrade.opening.before, &upgrade.opening.after, expected);
             let found = member.spec.disk.seen().cloned().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::server::{Acting, Halt, failed, write_marker, write_marker_file};
+use super::server::{Acting, Halt, failed, read_marker, write_marker, write_marker_file};
 use crate::host::clock::{self, Deadline, Poll};
 use crate::host::files::{self, Stamp, stamp};
 use crate::host::machine;
@@ -65,14 +65,34 @@ impl Acting {
 
     pub(super) async fn write_config(&self, spec: &InstanceSpec) -> Result<(), Halt> {
         let settings = spec.settings.clone();
+        let follows = spec.overlay().follows.is_some();
+        // The password is there before a config that includes it, and goes after the last one that did.
+        if follows {
+            self.write_credential(true).await?;
+        }
         self.on_disk(move |node, name| {
             let mut directives = node.layout.directives(name);
             let own = settings.iter().map(|(name, value)| (name.to_string(), config_file::arguments(name.as_str(), value)));
             directives.extend(own);
+            directives.extend(follows.then(|| node.layout.credential_include(name)));
             let text = config_file::render(CONFIG_HEADER, &directives);
             let owner = node.readable_by_servers();
             let mode = if owner.is_some() { 0o640 } else { 0o600 };
             Ok(files::replace_for(&node.layout.config(name), text.as_bytes(), mode, owner)?)
+        })
+        .await?;
+        if follows { Ok(()) } else { self.write_credential(false).await }
+    }
+
+    /// The password of a member that follows another one, for its server's start; none for one that follows nobody.
+    pub(super) async fn write_credential(&self, follows: bool) -> Result<(), Halt> {
+        self.on_disk(move |node, name| {
+            let path = node.layout.credential(name);
+            if !follows {
+                return Ok(files::remove(&path)?);
+            }
+            let text = read_marker(node, name)?.credential();
+            Ok(files::replace(&path, text.reveal().as_bytes(), files::PRIVATE)?)
         })
         .await
     }

@@ -139,11 +139,14 @@ impl Performer {
                 | Effect::MakeFolder
                 | Effect::WriteUsers { .. }
                 | Effect::WriteConfig(_)
+                | Effect::WriteCredential { .. }
                 | Effect::WriteUnit
                 | Effect::Start
                 | Effect::Stop
                 | Effect::ConfigSet(_)
                 | Effect::Follow(_)
+                | Effect::PauseWriters
+                | Effect::ResumeWriters
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
@@ -174,11 +177,14 @@ impl Performer {
             Effect::MakeFolder => acting.make_data_folder().await,
             Effect::WriteUsers { users, without } => acting.write_users(users, without).await,
             Effect::WriteConfig(spec) => acting.write_config(spec).await,
+            Effect::WriteCredential { follows } => acting.write_credential(*follows).await,
             Effect::WriteUnit => acting.write_unit().await,
             Effect::Start => acting.start().await,
             Effect::Stop => acting.stop().await,
             Effect::ConfigSet(settings) => acting.config_set(settings).await,
             Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
+            Effect::PauseWriters => acting.pause_writers().await,
+            Effect::ResumeWriters => acting.resume_writers().await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
@@ -229,6 +235,7 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::DeleteInstance { .. }
         | Action::Mark(_)
         | Action::Purge { .. }

@@ -1,10 +1,30 @@
-//! The effects on a member's role: whom its server follows.
+//! The effects on a member's role: whom its server follows, and whether its writers wait.
+
+use std::time::Duration;
 
 use super::server::{Acting, Halt};
 use crate::model::name::REPLICA_USER;
 use crate::model::role::Endpoint;
 
+/// How long writers wait at most: what a cut-over may take (facts E.3). Milliseconds.
+const PAUSE_MS: &str = "1500";
+/// Between the pause and the fence: a fenced server refuses a write before it would hold it back (`processCommand` of server.c),
+/// so whoever writes at least this often is held back first.
+const HELD_BACK_WITHIN: Duration = Duration::from_millis(10);
+
 impl Acting {
+    /// Holds writes back; who only reads goes on.
+    pub(super) async fn pause_writers(&mut self) -> Result<(), Halt> {
+        self.say(vec!["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).await?;
+        tokio::time::sleep(HELD_BACK_WITHIN).await;
+        Ok(())
+    }
+
+    /// Ends a pause, or nothing.
+    pub(super) async fn resume_writers(&mut self) -> Result<(), Halt> {
+        self.say(vec!["CLIENT", "UNPAUSE"]).await.map(|_ok| ())
+    }
+
     /// Follows another member, as the user that all members have for that; or nobody, and then no password stays behind.
     /// The password goes to the server's memory only, never to a file (facts B.3).
     pub(super) async fn follow(&mut self, primary: Option<&Endpoint>) -> Result<(), Halt> {

@@ -52,6 +52,7 @@ impl Acting {
             files::replace(&folder.join(MANIFEST), text.as_bytes(), 0o600)?;
             files::rename(&layout.data(name), &folder.join(DATA))?;
             files::carry(&layout.config(name), &folder.join(CONFIG))?;
+            files::remove(&layout.credential(name))?;
             if let Some(log) = layout.log(name) {
                 files::rename(&log, &folder.join(LOG))?;
             }

@@ -114,6 +114,13 @@ struct Host {
     to: Destination,
 }
 
+impl Host {
+    /// What its agent said, or an error that names it.
+    fn said<T>(&self, said: Result<T, String>) -> anyhow::Result<T> {
+        said.map_err(anyhow::Error::msg).with_context(|| format!("node {}", self.name))
+    }
+}
+
 pub(crate) async fn node(args: NodeArgs) -> anyhow::Result<Exit> {
     match args.command {
         NodeCommand::Check(args) => check(args).await,
@@ -245,8 +252,8 @@ async fn bring(host: &Host, survey: &Survey, args: &ProgramArgs) -> anyhow::Resu
         program.install(&host.to, survey).await.with_context(|| format!("node {}", host.name))?;
     }
     let session = Session::new(host.to.clone());
-    session.prepare().await.map_err(anyhow::Error::msg).with_context(|| format!("node {}", host.name))?;
-    let look = session.look().await.map_err(anyhow::Error::msg).with_context(|| format!("node {}", host.name))?;
+    host.said(session.prepare().await)?;
+    let look = host.said(session.look().await)?;
     let (version, members) = (&look.binary.version, look.facts.members.len());
     out::print(format_args!("Node {}: ready, with valkey-server {version} and {members} members.\n", host.name))?;
     Ok(true)
@@ -292,7 +299,7 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Error);
     }
     let session = Session::new(host.to.clone());
-    session.leave(discard_set_aside).await.map_err(anyhow::Error::msg).with_context(|| format!("node {}", host.name))?;
+    host.said(session.leave(discard_set_aside).await)?;
     program::remove(&host.to, &survey).await.with_context(|| format!("node {}", host.name))?;
     out::print(format_args!("Node {}: nothing of ours is left. Take its block out of the TOML.\n", host.name))?;
     Ok(Exit::Ok)

@@ -25,13 +25,15 @@ struct Now {
     status: Arc<Status>,
     /// Since the loop was last known to be alive.
     beat: Stopwatch,
+    /// Since the last pass ended, if one has.
+    pass: Stopwatch,
 }
 
 impl Shared {
     pub fn new(metrics: Arc<Metrics>, source: SourceStatus) -> Self {
         let status = Arc::new(Status::at_start(clock::now(), source));
         metrics.set_status(Arc::clone(&status));
-        let now = Now { status, beat: Stopwatch::start() };
+        let now = Now { status, beat: Stopwatch::start(), pass: Stopwatch::start() };
         Self { now: Mutex::new(now), trigger: Notify::new(), metrics }
     }
 
@@ -46,7 +48,11 @@ impl Shared {
     pub fn publish(&self, status: Status) {
         let status = Arc::new(status);
         self.metrics.set_status(Arc::clone(&status));
+        let number = |status: &Status| status.last_pass.as_ref().map(|pass| pass.number);
         let mut now = self.now();
+        if number(&status) != number(&now.status) {
+            now.pass = Stopwatch::start();
+        }
         now.status = status;
         now.beat = Stopwatch::start();
     }
@@ -58,7 +64,7 @@ impl Shared {
     /// The daemon at this moment, for those who ask whether it lives.
     pub fn moment(&self) -> Moment {
         let now = self.now();
-        Moment { now: clock::now(), since_beat: now.beat.elapsed(), status: Arc::clone(&now.status) }
+        Moment { since_beat: now.beat.elapsed(), since_pass: now.pass.elapsed(), status: Arc::clone(&now.status) }
     }
 
     /// A step began or ended.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader};
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::lock;
 use crate::host::tell::Tell;
 use crate::observe::chain;
 use crate::wire::{self, Answered, Asked, Hello, Incoming, Outgoing, Reply, Request, WireError};
@@ -174,10 +175,6 @@ impl Connection {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Gives a reply to who waits for it; false: nobody asked.
 fn deliver(waiting: &Mutex<Waiting>, id: u64, reply: Reply) -> bool {
     let mut waiting = lock(waiting);
@@ -243,7 +240,9 @@ async fn farewell(error: &WireError, child: Option<(&mut Child, &mut Words)>) ->
     let last = String::from_utf8_lossy(&lock(&words.last)).lines().map(printable).rfind(|line| !line.is_empty());
     match (error, last) {
         (WireError::Ended, None) => format!("ssh ended{status} without a word"),
-        (WireError::Ended | WireError::NoAgent(_), Some(words)) => format!("ssh: {}", words.trim_start_matches("ssh: ")),
+        (WireError::Ended, Some(words)) => format!("ssh: {}", words.trim_start_matches("ssh: ")),
+        // What the other end said is not lost behind what ssh says of the end.
+        (WireError::NoAgent(_), Some(words)) => format!("{}; ssh: {}", chain(error), words.trim_start_matches("ssh: ")),
         (_, _) => chain(error),
     }
 }

@@ -2,9 +2,9 @@
 //! same copy. Without this a look at a thousand nodes would read the whole record a thousand times.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use super::Look;
+use super::{Look, lock};
 use crate::model::binary::BinaryFacts;
 use crate::model::live::{BinaryId, NodeFacts};
 use crate::model::name::FleetName;
@@ -64,7 +64,7 @@ impl Known {
 /// The same record, held once.
 fn shared(record: Arc<FleetRecord>) -> (Fingerprint, Arc<FleetRecord>) {
     let print = print_of(&record);
-    let mut all = RECORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = lock(&RECORDS);
     let known = all.get(&print).and_then(Weak::upgrade).filter(|known| *known == record);
     let record = known.unwrap_or_else(|| {
         all.retain(|_, held| held.strong_count() > 0);

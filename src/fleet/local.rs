@@ -4,7 +4,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::Look;
@@ -154,7 +154,7 @@ impl Local {
     }
 
     fn right(&self) -> MutexGuard<'_, Right> {
-        self.right.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.right)
     }
 }
 

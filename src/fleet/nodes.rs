@@ -4,14 +4,14 @@ mod cut_over;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::local::Local;
 use super::session::Session;
-use super::{Execute, Held, Look, Observe};
+use super::{Execute, Held, Look, Observe, lock};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
@@ -119,7 +119,7 @@ impl Nodes {
 
     /// How long the last look at each node took, whether it was seen or not.
     pub fn look_times(&self) -> BTreeMap<NodeName, Duration> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.looks).clone()
     }
 }
 
@@ -172,7 +172,7 @@ impl Observe for Nodes {
             };
             live.nodes.insert(name, node);
         }
-        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = times;
+        *lock(&self.looks) = times;
         live
     }
 }
@@ -210,6 +210,7 @@ impl Execute for Nodes {
             | Action::ReopenInstance(_)
             | Action::UpgradeInstance(_)
             | Action::RepairUnit { .. }
+            | Action::RepairCredential { .. }
             | Action::ChangeInstance(_)
             | Action::ChangeRole(_)
             | Action::SetUser(_)

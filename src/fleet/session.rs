@@ -1,7 +1,7 @@
 //! A node behind ssh: a connection that is kept open, and made anew when it ends, with a growing delay.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,9 +9,9 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Look;
 use super::connection::Connection;
 use super::known::Known;
+use super::{Look, lock};
 use crate::host::clock::Stopwatch;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
@@ -56,6 +56,8 @@ pub struct Session {
     holder: Mutex<Option<String>>,
     /// In whose name an agent was once given it, over this session.
     held_as: Mutex<Option<String>>,
+    /// The connection over which it is held: that agent keeps it as long as this lasts, and need not be asked again.
+    right: Mutex<Weak<Connection>>,
     claims: Claims,
     /// What the agent need not send again.
     known: Mutex<Known>,
@@ -95,6 +97,7 @@ impl Session {
             state: Mutex::new(State::Fresh),
             holder: Mutex::default(),
             held_as: Mutex::default(),
+            right: Mutex::default(),
             claims: Claims::default(),
             known: Mutex::default(),
             looking: Mutex::default(),
@@ -157,31 +160,34 @@ impl Session {
 
     /// Asks for the right to act again, if the connection is another one than the one that had it.
     async fn ask_for(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
+        let request = || Request::Perform { step: Box::new(step.clone()), fleet: fleet.cloned() };
+        if let Some(outcome) = self.ask_once(request(), tell).await {
+            return outcome;
+        }
+        let no_right = || Outcome::Failed("the right to act on the node was not taken".to_owned());
+        let Some(holder) = lock(&self.holder).clone() else { return no_right() };
+        match self.acquire(&holder).await {
+            Turn::Taken => self.ask_once(request(), tell).await.unwrap_or_else(no_right),
+            Turn::Held(why) | Turn::Unable(why) => Outcome::Failed(why),
+        }
+    }
+
+    /// Nothing: the agent says that the right to act is not held.
+    async fn ask_once(&self, request: Request, tell: &Tell) -> Option<Outcome> {
         let connection = match self.connection().await {
             Ok(connection) => connection,
-            Err(why) => return Outcome::NotReached(why),
+            Err(why) => return Some(Outcome::NotReached(why)),
         };
-        let request = || Request::Perform { step: Box::new(step.clone()), fleet: fleet.cloned() };
-        match connection.ask(request(), STEP, tell).await {
+        Some(match connection.ask(request, STEP, tell).await {
             Ok(Reply::Performed(outcome)) => outcome,
             Ok(Reply::NoRight) => {
-                let Some(holder) = lock(&self.holder).clone() else {
-                    return Outcome::Failed("the right to act on the node was not taken".to_owned());
-                };
-                match self.acquire(&holder).await {
-                    Turn::Taken => {}
-                    Turn::Held(why) | Turn::Unable(why) => return Outcome::Failed(why),
-                }
-                match connection.ask(request(), STEP, tell).await {
-                    Ok(Reply::Performed(outcome)) => outcome,
-                    Ok(other) => Outcome::Failed(nonsense(&other)),
-                    Err(why) => Outcome::NotReached(why),
-                }
+                *lock(&self.right) = Weak::new();
+                return None;
             }
             Ok(Reply::NotUnderstood(why)) => Outcome::Failed(why),
             Ok(other) => Outcome::NotReached(self.lose(&connection, nonsense(&other))),
             Err(why) => Outcome::NotReached(why),
-        }
+        })
     }
 
     /// How the replication of an instance's member stands there.
@@ -201,8 +207,11 @@ impl Session {
             Ok(connection) => connection,
             Err(why) => return Turn::Unable(why),
         };
+        if Weak::ptr_eq(&lock(&self.right), &Arc::downgrade(&connection)) {
+            return Turn::Taken;
+        }
         match connection.ask(Request::Acquire { holder: holder.to_owned() }, SHORT, &Tell::nobody()).await {
-            Ok(Reply::Turn(turn)) => self.judged(turn, holder),
+            Ok(Reply::Turn(turn)) => self.judged(turn, holder, &connection),
             Ok(Reply::NotUnderstood(why)) => Turn::Unable(why),
             Ok(other) => Turn::Unable(self.lose(&connection, nonsense(&other))),
             Err(why) => Turn::Unable(self.lose(&connection, why)),
@@ -211,10 +220,13 @@ impl Session {
 
     /// An agent that hangs keeps the right that it was given, and its successor finds it taken by ourselves. That is the
     /// trouble of this node, and no reason to leave the others alone.
-    fn judged(&self, turn: Turn, holder: &str) -> Turn {
+    fn judged(&self, turn: Turn, holder: &str, connection: &Arc<Connection>) -> Turn {
         let mut held_as = lock(&self.held_as);
         match turn {
-            Turn::Taken => *held_as = Some(holder.to_owned()),
+            Turn::Taken => {
+                *held_as = Some(holder.to_owned());
+                *lock(&self.right) = Arc::downgrade(connection);
+            }
             Turn::Held(why) if held_as.as_deref() == Some(holder) && why.ends_with(holder) => {
                 return Turn::Unable(format!("an earlier agent of this daemon or command hangs there: {why}"));
             }
@@ -226,6 +238,7 @@ impl Session {
     /// Gives the right to act back. The end of a connection does that as well.
     pub async fn release(&self) {
         *lock(&self.holder) = None;
+        *lock(&self.right) = Weak::new();
         let connection = match &*lock(&self.state) {
             State::Up(connection) => Arc::clone(connection),
             State::Fresh | State::Connecting { .. } | State::Down(_) => return,
@@ -379,8 +392,4 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Position(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

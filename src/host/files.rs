@@ -66,6 +66,14 @@ pub fn read_bounded(path: &Path) -> Result<Option<String>, FileError> {
     String::from_utf8(bytes).map(Some).map_err(|_bytes| failed(io::Error::other("it is not UTF-8 text")))
 }
 
+/// The mode of a file that only its owner may read.
+pub const PRIVATE: u32 = 0o600;
+
+/// May only its owner read it? A file that is not there nobody can read.
+pub fn is_private(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.mode() & 0o7777 == PRIVATE)
+}
+
 /// Begins the name of a file that is being written.
 const NEW: &str = ".new-";
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::systemd::UnitName;
 use crate::model::config_file::Directive;
 use crate::model::name::{FleetName, InstanceName};
 
@@ -147,6 +148,22 @@ impl Layout {
 
     pub fn marker(&self, name: &InstanceName) -> PathBuf {
         self.markers().join(format!("{name}.toml"))
+    }
+
+    /// What a replica logs in with at its primary: a piece of a server's config, for root and the one server.
+    pub fn credential(&self, name: &InstanceName) -> PathBuf {
+        self.markers().join(format!("{name}.replication"))
+    }
+
+    /// The line that brings it into a replica's config: in system mode what systemd hands to the unit. It is a pattern, because
+    /// a server does not start without a file that it is told by name, and a replica without its password still serves reads.
+    pub fn credential_include(&self, name: &InstanceName) -> Directive {
+        let pattern = match self.shape {
+            // Relative to the data folder, as the socket is: the path of a state folder may have characters of a pattern.
+            Shape::Folder => format!("../../instances/{name}.replicatio[n]"),
+            Shape::System { .. } => format!("/run/credentials/{}/replicatio[n]", UnitName::of(name)),
+        };
+        ("include".to_owned(), vec![pattern])
     }
 
     pub fn config(&self, name: &InstanceName) -> PathBuf {

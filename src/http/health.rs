@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Limits;
@@ -13,9 +12,10 @@ use crate::daemon::status::{PassResult, Status};
 /// The daemon at the moment of asking.
 #[derive(Debug, Clone)]
 pub struct Moment {
-    pub now: Timestamp,
     /// How long ago the loop went round last, by a clock that never jumps.
     pub since_beat: Duration,
+    /// How long ago the last pass ended, if one has, by that clock.
+    pub since_pass: Duration,
     pub status: Arc<Status>,
 }
 
@@ -59,9 +59,7 @@ pub fn ready(moment: &Moment, limits: Limits) -> Ready {
         let reason = Some("no pass has ended yet".to_owned());
         return Ready { ready: false, reason, pass: None, result: None, seconds_since_pass: None };
     };
-    // A clock that was set back makes an end in the future: that is recent.
-    let age = ((moment.now - pass.at).total(jiff::Unit::Second).unwrap_or(f64::MAX) - pass.seconds).max(0.0);
-    let reason = if age > limits.pass.as_secs_f64() {
+    let reason = if moment.since_pass > limits.pass {
         Some(format!("the last pass ended more than {} s ago", limits.pass.as_secs()))
     } else if pass.result == PassResult::Blind {
         Some("no revision is in force yet: valkeeper status says why".to_owned())
@@ -69,5 +67,5 @@ pub fn ready(moment: &Moment, limits: Limits) -> Ready {
         None
     };
     let (number, result) = (Some(pass.number), Some(pass.result));
-    Ready { ready: reason.is_none(), reason, pass: number, result, seconds_since_pass: Some(age) }
+    Ready { ready: reason.is_none(), reason, pass: number, result, seconds_since_pass: Some(moment.since_pass.as_secs_f64()) }
 }

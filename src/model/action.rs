@@ -44,6 +44,10 @@ pub enum Action {
     RepairUnit {
         why: String,
     },
+    /// Puts the file of a replica's password right, so that it also follows when its server is restarted by somebody else.
+    RepairCredential {
+        why: String,
+    },
     ChangeInstance(Box<SpecChange>),
     /// Gives a member another role among the members of its instance.
     ChangeRole(Box<RoleChange>),
@@ -256,6 +260,7 @@ impl Action {
             | Self::ReopenInstance(_)
             | Self::UpgradeInstance(_)
             | Self::RepairUnit { .. }
+            | Self::RepairCredential { .. }
             | Self::ChangeInstance(_)
             | Self::ChangeRole(_)
             | Self::CutOver(_)
@@ -290,6 +295,7 @@ impl Action {
                 standing(after, runs(&upgrade.from) && file == upgrade.opening.before)
             }
             Self::RepairUnit { why: _ } => standing(member.unit_broken.is_none(), true),
+            Self::RepairCredential { why: _ } => standing(member.credential_broken.is_none(), true),
             Self::ReopenInstance(_) => standing(up, down || matches!(member.server, Server::Locked { .. })),
             Self::ChangeInstance(spec) => standing(member.spec == *spec.change.after(), member.spec == *spec.change.before()),
             Self::ChangeRole(change) => {
@@ -330,6 +336,7 @@ impl Action {
             | Self::CreateInstance(_)
             | Self::StartInstance(_)
             | Self::RepairUnit { .. }
+            | Self::RepairCredential { .. }
             | Self::ChangeRole(_)
             | Self::CutOver(_)
             | Self::SetUser(_)
@@ -351,6 +358,7 @@ impl Action {
             Self::ReopenInstance(_) => "restart to let the operator in".to_owned(),
             Self::UpgradeInstance(upgrade) => format!("restart with valkey-server {}", upgrade.to),
             Self::RepairUnit { why: _ } => "put its unit right".to_owned(),
+            Self::RepairCredential { why: _ } => "put the file of its replication password right".to_owned(),
             Self::ChangeInstance(change) if change.restart => "change settings, restart".to_owned(),
             Self::ChangeInstance(_) => "change settings".to_owned(),
             Self::ChangeRole(change) => change.imperative(),
@@ -374,6 +382,7 @@ impl Action {
             Self::ReopenInstance(_) => "reopen-instance",
             Self::UpgradeInstance(_) => "upgrade-instance",
             Self::RepairUnit { .. } => "repair-unit",
+            Self::RepairCredential { .. } => "repair-credential",
             Self::ChangeInstance(change) if change.restart => "change-instance-restart",
             Self::ChangeInstance(_) => "change-instance",
             Self::ChangeRole(change) => change.stage.kind(),

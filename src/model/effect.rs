@@ -15,7 +15,7 @@ use super::name::{DEFAULT_USER, InstanceName, OPERATOR_USER, UserName};
 use super::password::{Fingerprint, PasswordHash};
 use super::plan::Subject;
 use super::record::FleetRecord;
-use super::role::{self, Endpoint, Link, Replication};
+use super::role::{self, Endpoint, Link, Overlay, Replication};
 use super::setting::Settings;
 use super::spec::InstanceSpec;
 use super::{acl::AclUser, operator};
@@ -36,7 +36,12 @@ pub enum Effect {
         users: WantedUsers,
         without: Vec<UserName>,
     },
+    /// Writes the config file, and the file of the password where that config follows another member.
     WriteConfig(InstanceSpec),
+    /// Writes the file of the password with which it follows, or removes it.
+    WriteCredential {
+        follows: bool,
+    },
     /// Writes the files of the systemd unit that the config file asks for, where they differ, and switches the unit on.
     WriteUnit,
     Start,
@@ -44,6 +49,9 @@ pub enum Effect {
     ConfigSet(Settings),
     /// Follows this server, with the member's own password; or nobody.
     Follow(Option<Endpoint>),
+    /// Holds writes back for a moment, so that writers are late instead of refused. It ends by itself, and cannot be seen.
+    PauseWriters,
+    ResumeWriters,
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -80,12 +88,15 @@ impl Effect {
             Self::MakeFolder => "making its data folder".to_owned(),
             Self::WriteUsers { .. } => "writing its ACL file".to_owned(),
             Self::WriteConfig(_) => "writing its config file".to_owned(),
+            Self::WriteCredential { .. } => "writing the file of its replication password".to_owned(),
             Self::WriteUnit => "writing its unit".to_owned(),
             Self::Start => "starting its server".to_owned(),
             Self::Stop => "stopping its server".to_owned(),
             Self::ConfigSet(_) => "setting what can be set live".to_owned(),
             Self::Follow(Some(primary)) => format!("following {primary}"),
             Self::Follow(None) => "following nobody any more".to_owned(),
+            Self::PauseWriters => "holding back its writers".to_owned(),
+            Self::ResumeWriters => "letting its writers go on".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
             Self::Snapshot => "writing a snapshot".to_owned(),
@@ -125,6 +136,7 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Action::ReopenInstance(opening) => open(opening, member, true, unit(node)),
         Action::UpgradeInstance(upgrade) => open(&upgrade.opening, member, true, unit(node)),
         Action::RepairUnit { why: _ } => vec![Effect::WriteUnit],
+        Action::RepairCredential { why: _ } => vec![credential(member.role_on_disk())],
         Action::ChangeInstance(change) => change_spec(change, member, binary, unit(node)),
         Action::ChangeRole(change) => role::change(change, member, binary),
         // Its parts are steps of their own.
@@ -176,6 +188,7 @@ fn effects_without_member(action: &Action, node: &NodeFacts) -> Vec<Effect> {
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::ChangeInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
@@ -207,14 +220,13 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>, unit: Option<Effect>
         Effect::WriteConfig(creation.spec.clone()),
     ]);
     effects.extend(unit);
-    effects.extend(start(&creation.spec));
+    effects.push(Effect::Start);
     effects
 }
 
-/// A replica has its password in memory only, so it is told with every start.
-fn start(spec: &InstanceSpec) -> impl Iterator<Item = Effect> {
-    let follow = spec.overlay().follows.map(|primary| Effect::Follow(Some(primary)));
-    [Effect::Start].into_iter().chain(follow)
+/// What a start with this role needs.
+fn credential(role: Option<Overlay>) -> Effect {
+    Effect::WriteCredential { follows: role.is_some_and(|role| role.follows.is_some()) }
 }
 
 /// What a creation asks for, as the marker remembers it.
@@ -243,8 +255,9 @@ fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect
     if opening.before != opening.after {
         effects.push(Effect::WriteConfig(opening.after.clone()));
     }
+    effects.extend(member.credential_broken.is_some().then(|| credential(Some(opening.after.overlay()))));
     effects.extend(unit);
-    effects.extend(start(&opening.after));
+    effects.push(Effect::Start);
     effects
 }
 
@@ -291,9 +304,9 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, 
             effects.extend(set);
         }
     }
+    effects.extend(member.credential_broken.is_some().then(|| credential(Some(declared.overlay()))));
     if change.restart {
-        effects.push(Effect::Stop);
-        effects.extend(start(declared));
+        effects.extend([Effect::Stop, Effect::Start]);
     }
     effects
 }
@@ -327,7 +340,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::SetAside => set_aside(node, instance),
         Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
         Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
-        Effect::WriteRecord(_) | Effect::Prove(_) => {}
+        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters => {}
         Effect::WriteMarker(_)
         | Effect::AwaitAof
         | Effect::RewriteAof
@@ -336,6 +349,7 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         | Effect::MakeFolder
         | Effect::WriteUsers { .. }
         | Effect::WriteConfig(_)
+        | Effect::WriteCredential { .. }
         | Effect::WriteUnit
         | Effect::Start
         | Effect::Stop
@@ -396,6 +410,7 @@ impl MemberFacts {
             acl_file_broken: None,
             replication_password: Some(PasswordHash::of_password(node.machine.as_bytes())),
             unit_broken: None,
+            credential_broken: None,
         }
     }
 
@@ -404,7 +419,11 @@ impl MemberFacts {
             Effect::WriteMarker(marker) => self.marker = (**marker).clone(),
             Effect::MakeFolder => self.data.folder = Folder::Present,
             Effect::WriteUsers { users, without } => self.write_users(users, without),
-            Effect::WriteConfig(spec) => self.spec.disk = Half::Seen(spec.clone()),
+            Effect::WriteConfig(spec) => {
+                self.spec.disk = Half::Seen(spec.clone());
+                self.credential_broken = None;
+            }
+            Effect::WriteCredential { .. } => self.credential_broken = None,
             Effect::WriteUnit => self.unit_broken = None,
             Effect::Start => self.start(binary),
             Effect::Stop => self.stop(binary),
@@ -425,6 +444,8 @@ impl MemberFacts {
             Effect::WriteRecord(_)
             | Effect::MakeMarker(_)
             | Effect::Prove(_)
+            | Effect::PauseWriters
+            | Effect::ResumeWriters
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}
@@ -449,6 +470,13 @@ impl MemberFacts {
         self.users.values_mut().for_each(|twin| twin.memory = twin.disk.clone());
         let declared = self.spec.disk.seen().cloned().unwrap_or_default();
         self.spec.memory = Half::Seen(InstanceSpec::new(binary.without_defaults(&declared.settings)));
+        let follows = declared.overlay().follows.is_some();
+        let own = self.replication_password.as_ref().filter(|_| follows && self.credential_broken.is_none());
+        let replication = Replication {
+            link: follows.then_some(Link::Down),
+            password: own.map(PasswordHash::fingerprint),
+            ..Replication::default()
+        };
         // Of data that it reads nobody knows which databases it takes before it was asked.
         let databases_used = (!self.data.aof && !self.data.rdb).then_some(0);
         self.data.aof |= declared.aof();
@@ -460,7 +488,7 @@ impl MemberFacts {
             version: binary.version.clone(),
             loading: false,
             program_replaced: false,
-            replication: Replication { link: declared.overlay().follows.map(|_| Link::Down), ..Replication::default() },
+            replication,
             used_memory_bytes: 0,
             databases_used,
             aof_rewriting: false,

@@ -52,6 +52,14 @@ impl Live {
         }
     }
 
+    /// Why a node was not seen.
+    pub fn why_unseen(&self, node: &NodeName) -> String {
+        match self.nodes.get(node) {
+            Some(Observed::Unseen { unseen }) => unseen.clone(),
+            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
+        }
+    }
+
     /// All nodes that were seen, in the order of their names.
     pub fn seen_nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeFacts)> {
         self.nodes.iter().filter_map(|(name, node)| match node {
@@ -151,6 +159,9 @@ pub struct MemberFacts {
     /// What is wrong with its systemd unit, if anything: its files edited or removed, switched off, not read by systemd yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit_broken: Option<String>,
+    /// What is wrong with the file of the password with which it follows another member from its start, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_broken: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Member {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::acl::AclUser;
-use super::name::{FleetName, InstanceName, TenantName, UserName};
+use super::name::{FleetName, InstanceName, REPLICA_USER, TenantName, UserName};
 use super::password::{Fingerprint, Secret};
 use super::setting::Settings;
 
@@ -69,6 +69,12 @@ impl MarkerFile {
     /// more to keep, and every member has one, also one that is older than replicas are.
     pub fn replication_password(&self) -> Secret {
         self.operator_password.derived("replication")
+    }
+
+    /// The piece of a server's config with which it follows from its start.
+    pub fn credential(&self) -> Secret {
+        let password = self.replication_password();
+        Secret::new(format!("primaryuser {REPLICA_USER}\nprimaryauth {}\n", password.reveal()))
     }
 }
 

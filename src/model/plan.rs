@@ -80,7 +80,7 @@ pub enum Cost {
     Rewrite { memory_bytes: u64 },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
-    /// Writes fail for some milliseconds, and clients have to go elsewhere.
+    /// Writers wait for some milliseconds, and clients have to go elsewhere.
     SwitchOver { from: Endpoint, to: Endpoint },
     /// Data is removed for good.
     DataGone { bytes: u64 },

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::acl::AclUser;
-use super::action::{RoleChange, WantedUser};
+use super::action::{RoleChange, RoleStage, WantedUser};
 use super::binary::BinaryFacts;
 use super::change::Half;
 use super::effect::Effect;
@@ -240,6 +240,8 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
         effects.push(Effect::WriteConfig(file));
     }
     let (Half::Seen(was), Half::Seen(role)) = (&before.memory, &after.memory) else { return effects };
+    // Writers are late instead of refused. Safety never rests on it: a pause ends by itself, and cannot be seen (facts E.3).
+    effects.extend((change.stage == RoleStage::Fence).then_some(Effect::PauseWriters));
     if role.fenced && !was.fenced {
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
@@ -249,6 +251,7 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
     if was.fenced && !role.fenced {
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
+    effects.extend(matches!(change.stage, RoleStage::CallOff | RoleStage::Demote).then_some(Effect::ResumeWriters));
     effects
 }
 

@@ -146,17 +146,23 @@ fn parse_users(text: &str) -> UsersOnDisk {
 /// What the config file says.
 pub fn spec(layout: &Layout, name: &InstanceName, binary: &BinaryFacts) -> Half<InstanceSpec> {
     match files::read_bounded(&layout.config(name)) {
-        Ok(Some(text)) => Half::Seen(parse_spec(&text, &layout.directives(name), binary)),
+        Ok(Some(text)) => Half::Seen(parse_spec(&text, &layout.directives(name), &layout.credential_include(name), binary)),
         Ok(None) => Half::Absent,
         Err(error) => Half::Unseen { unseen: error.to_string() },
     }
 }
 
-fn parse_spec(text: &str, layout: &[Directive], binary: &BinaryFacts) -> InstanceSpec {
+/// `include`: the line that belongs into the file of a replica.
+fn parse_spec(text: &str, layout: &[Directive], include: &Directive, binary: &BinaryFacts) -> InstanceSpec {
     let mut spec = InstanceSpec::default();
     let mut values: BTreeMap<SettingName, String> = BTreeMap::new();
     let mut missing: BTreeSet<&str> = layout.iter().map(|(name, _)| name.as_str()).collect();
+    let mut included = false;
     for (name, arguments) in config_file::parse(text) {
+        if (&name, &arguments) == (&include.0, &include.1) {
+            included = true;
+            continue;
+        }
         if let Some((ours, expected)) = layout.iter().find(|(ours, _)| *ours == name) {
             missing.remove(ours.as_str());
             if arguments != *expected {
@@ -182,7 +188,27 @@ fn parse_spec(text: &str, layout: &[Directive], binary: &BinaryFacts) -> Instanc
         }
     }
     spec.foreign.extend(missing.into_iter().map(|name| format!("missing: {name}")));
+    match (spec.overlay().follows, included) {
+        (Some(_), false) => spec.foreign.push("missing: include of the password with which it follows".to_owned()),
+        (None, true) => spec.foreign.push(format!("include {}, though it follows nobody", include.1.join(" "))),
+        (Some(_), true) | (None, false) => {}
+    }
     spec
+}
+
+/// What is wrong with the file of the password with which it follows, if anything. `spec`: what its config file says.
+pub fn credential(layout: &Layout, name: &InstanceName, marker: &MarkerFile, spec: &InstanceSpec) -> Option<String> {
+    let path = layout.credential(name);
+    let shown = path.display();
+    let follows = spec.overlay().follows.is_some();
+    match files::read_bounded(&path) {
+        Err(error) => Some(error.to_string()),
+        Ok(None) => follows.then(|| format!("{shown} is missing, so a server that is restarted could not log in at its primary")),
+        Ok(Some(_)) if !follows => Some(format!("{shown} is there, though it follows nobody")),
+        Ok(Some(text)) if text != marker.credential().reveal() => Some(format!("{shown} is not as valkeeper wrote it")),
+        Ok(Some(_)) if !files::is_private(&path) => Some(format!("others may read {shown}")),
+        Ok(Some(_)) => None,
+    }
 }
 
 /// The last line counts, except for the two settings that accumulate (`save` until `save ""`; facts C).
@@ -210,7 +236,17 @@ mod tests {
     }
 
     fn spec_of(text: &str) -> InstanceSpec {
-        parse_spec(text, &[("dir".to_owned(), vec!["/x y".to_owned()])], &binary())
+        let include = ("include".to_owned(), vec!["x".to_owned()]);
+        parse_spec(text, &[("dir".to_owned(), vec!["/x y".to_owned()])], &include, &binary())
+    }
+
+    #[test]
+    fn only_a_replica_includes_its_password() {
+        let foreign = |text: &str| spec_of(&format!("dir \"/x y\"\n{text}")).foreign;
+        assert_eq!(foreign("replicaof 127.0.0.1 1\ninclude x\n"), [""; 0]);
+        assert_eq!(foreign("replicaof 127.0.0.1 1\n").len(), 1);
+        assert_eq!(foreign("include x\n").len(), 1);
+        assert_eq!(foreign("replicaof 127.0.0.1 1\ninclude y\n").len(), 2);
     }
 
     #[test]

@@ -69,6 +69,7 @@ struct Disk {
     users: UsersOnDisk,
     data: DataFacts,
     unit_broken: Option<String>,
+    credential_broken: Option<String>,
     unit_files: Vec<Stamp>,
 }
 
@@ -112,6 +113,7 @@ pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, r
         acl_file_broken: disk.users.broken,
         replication_password,
         unit_broken,
+        credential_broken: disk.credential_broken,
     }))
 }
 
@@ -129,18 +131,20 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
     let limit = node.limits().look;
     let read = tokio::task::spawn_blocking(move || {
         let marker = disk::marker(&node.layout, &name);
-        if !matches!(marker, MarkerOnDisk::Ours(_)) {
+        let MarkerOnDisk::Ours(ours) = &marker else {
             let data = DataFacts { folder: Folder::Missing, aof: false, rdb: false };
             let (spec, users) = (Half::Absent, UsersOnDisk::default());
-            return Disk { marker, spec, users, data, unit_broken: None, unit_files: Vec::new() };
-        }
+            let (unit_broken, credential_broken, unit_files) = (None, None, Vec::new());
+            return Disk { marker, spec, users, data, unit_broken, credential_broken, unit_files };
+        };
         let spec = disk::spec(&node.layout, &name, &binary.facts);
+        let credential_broken = spec.seen().and_then(|spec| disk::credential(&node.layout, &name, ours, spec));
         let unit = node.unit_files(&name, spec.seen(), &binary);
         // Before what they say is looked at: a change that comes between is then seen by the next look.
         let unit_files = unit.as_ref().map(UnitFiles::stamps).unwrap_or_default();
         let unit_broken = unit.and_then(|unit| unit.trouble());
         let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name));
-        Disk { marker, spec, users, data, unit_broken, unit_files }
+        Disk { marker, spec, users, data, unit_broken, credential_broken, unit_files }
     });
     match end.bound(read).await {
         Some(Ok(disk)) => Ok(disk),

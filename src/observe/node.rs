@@ -15,7 +15,7 @@ use crate::host::layout::Layout;
 use crate::host::machine;
 use crate::host::ports;
 use crate::host::supervisor::SupervisorError;
-use crate::model::live::{Capacity, NodeFacts, SetAside};
+use crate::model::live::{Capacity, Member, NodeFacts, SetAside};
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::record::FleetRecord;
 
@@ -38,9 +38,14 @@ pub enum LookError {
 
 /// What a node's folders show at the top.
 struct Folders {
-    names: BTreeSet<InstanceName>,
     records: BTreeMap<FleetName, Arc<FleetRecord>>,
     set_aside: Vec<SetAside>,
+}
+
+impl Folders {
+    fn read(layout: &Layout) -> Result<Self, LookError> {
+        Ok(Self { records: records(layout)?, set_aside: set_aside(layout)? })
+    }
 }
 
 /// The manifest of a set-aside folder; the folder counts when its marker has arrived, which is the last to be moved.
@@ -54,15 +59,13 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
     let running = Arc::new(Running::default());
+    let folders = read(node, |layout| Ok((Folders::read(layout)?, names(layout)?)));
+    let scan = async { Ok(running.scan(node, &binary).await?.keys().cloned()) };
+    let ((folders, mut names), scanned, systemd, capacity) =
+        tokio::try_join!(folders, scan, async { Ok(node.supervisor.version().await?) }, capacity(node))?;
     // Servers whose files are all gone have nothing else that names them.
-    let scanned: BTreeSet<InstanceName> = running.scan(node, &binary).await?.keys().cloned().collect();
-    let folders = read(node, move |layout| {
-        let mut names = names(layout)?;
-        names.extend(scanned);
-        Ok(Folders { names, records: records(layout)?, set_aside: set_aside(layout)? })
-    })
-    .await?;
-    let looks = folders.names.into_iter().map(|name| {
+    names.extend(scanned);
+    let looks = names.into_iter().map(|name| {
         let (node, binary, running) = (Arc::clone(node), binary.clone(), Arc::clone(&running));
         // A task of its own, so that reading many replies uses all cores.
         tokio::spawn(async move { member::look(&node, &name, &binary, &running).await.map(|member| (name, Arc::new(member))) })
@@ -74,17 +77,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     }
     // Behind the members: a server that was seen to be down has given its port back by then.
     let ports_in_use = read(node, |_| ports::listening().map_err(LookError::Ports)).await?;
-    let facts = NodeFacts {
-        observed_at: clock::now(),
-        machine: node.machine.clone(),
-        binary: binary.id.clone(),
-        members,
-        records: folders.records,
-        set_aside: folders.set_aside,
-        ports_in_use,
-        systemd: node.supervisor.version().await?,
-        capacity: capacity(node).await?,
-    };
+    let facts = NodeFacts { ports_in_use, capacity, ..facts(node, &binary, members, folders, systemd) };
     Ok((facts, binary.clone()))
 }
 
@@ -93,28 +86,37 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
 /// # Errors
 /// As [`look`].
 pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary: &Binary) -> Result<NodeFacts, LookError> {
-    let folders = read(node, |layout| {
-        let (records, set_aside) = (records(layout)?, set_aside(layout)?);
-        Ok(Folders { names: BTreeSet::new(), records, set_aside })
-    })
-    .await?;
     let mut members = BTreeMap::new();
     if let Some(name) = name
         && let Some(member) = member::look(node, name, binary, &Arc::default()).await
     {
         members.insert(name.clone(), Arc::new(member));
     }
-    Ok(NodeFacts {
+    let systemd = async { Ok(node.supervisor.version().await?) };
+    let (folders, systemd) = tokio::try_join!(read(node, Folders::read), systemd)?;
+    Ok(facts(node, binary, members, folders, systemd))
+}
+
+/// What is told at any look; ports and capacity only at one at everything.
+fn facts(
+    node: &LocalNode,
+    binary: &Binary,
+    members: BTreeMap<InstanceName, Arc<Member>>,
+    folders: Folders,
+    systemd: Option<String>,
+) -> NodeFacts {
+    let Folders { records, set_aside } = folders;
+    NodeFacts {
         observed_at: clock::now(),
         machine: node.machine.clone(),
         binary: binary.id.clone(),
         members,
-        records: folders.records,
-        set_aside: folders.set_aside,
+        records,
+        set_aside,
         ports_in_use: BTreeSet::new(),
-        systemd: node.supervisor.version().await?,
+        systemd,
         capacity: Capacity::default(),
-    })
+    }
 }
 
 async fn capacity(node: &Arc<LocalNode>) -> Result<Capacity, LookError> {

@@ -109,12 +109,19 @@ fn set(
     let cause = match (ours, asked()) {
         (true, true) => Cause::Bookkeeping,
         (false, true) => Cause::Requested,
+        // A newer release of ours may need more.
+        (_, false) if is_earlier_operator(place, user, &found.memory) => Cause::Bookkeeping,
         (_, false) => Cause::Drift,
     };
     let costs = decision.step(name, place.node, Action::SetUser(Box::new(change)), cause);
     if close {
         costs.push(closes(running, user));
     }
+}
+
+fn is_earlier_operator(place: &Place<'_>, user: &UserName, found: &Half<Arc<AclUser>>) -> bool {
+    let earlier = |found: &Arc<AclUser>| operator::is_earlier(found, place.member.marker.operator);
+    user.as_str() == OPERATOR_USER && found.seen().is_some_and(earlier)
 }
 
 /// Why a user that is not declared has to go; nothing: it may stay.

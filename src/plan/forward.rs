@@ -54,6 +54,7 @@ fn opens_more(step: &Step) -> bool {
         | Action::Restore { .. } => true,
         Action::WriteRecord(_)
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::ChangeInstance(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }

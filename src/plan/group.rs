@@ -14,7 +14,7 @@ use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStag
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
 use crate::model::desired::{DesiredInstance, Shard};
-use crate::model::live::{Live, MemberFacts, Observed, Server};
+use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
 use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
@@ -71,10 +71,7 @@ pub(super) fn decide<'a>(
         Err(reason) => return decision.hold(name, ANY_CHANGE, reason),
     };
     for node in &group.unseen {
-        let why = match scene.live.nodes.get(*node) {
-            Some(Observed::Unseen { unseen }) => unseen.clone(),
-            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-        };
+        let why = scene.live.why_unseen(node);
         decision.hold(name, "any change of roles", HeldReason::NodeUnseen { node: (*node).clone(), why });
     }
     let never_ran = |place: &&Place<'_>| place.member.is_unborn() && !shard.nodes.contains(place.node);

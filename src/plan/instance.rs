@@ -10,10 +10,10 @@ use super::{Decision, Scene, acl, forward, group, guard, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
-use crate::model::live::{Folder, MemberFacts, Observed, Running, Server};
+use crate::model::live::{Folder, MemberFacts, Running, Server};
 use crate::model::marker::{Applied, Marker, Stage};
 use crate::model::name::{InstanceName, NodeName};
-use crate::model::plan::{Cause, Cost, HeldReason, Note};
+use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
 use crate::model::record::Seat;
 use crate::model::spec::InstanceSpec;
 
@@ -140,10 +140,7 @@ fn present<'a>(
         return decision.hold(name, ANY_CHANGE, reason);
     }
     let Some((facts, binary)) = scene.live.seen(node) else {
-        let why = match scene.live.nodes.get(node) {
-            Some(Observed::Unseen { unseen }) => unseen.clone(),
-            Some(Observed::Seen(_)) | None => "it was not looked at".to_owned(),
-        };
+        let why = scene.live.why_unseen(node);
         return decision.hold(name, ANY_CHANGE, HeldReason::NodeUnseen { node: node.clone(), why });
     };
     if let Some((_, why)) = places.strange.iter().find(|(strange, _)| *strange == node) {
@@ -283,6 +280,11 @@ pub(super) fn settle(
                 decision.step(name, place.node, Action::RepairUnit { why: why.clone() }, Cause::Drift);
             }
             up(scene, decision, name, place, running, wanted, spec);
+            // Whatever restarts it, or writes its config, does this as well.
+            let written = |step: &Step| matches!(step.action, Action::ChangeInstance(_) | Action::UpgradeInstance(_));
+            if let Some(why) = member.credential_broken.as_ref().filter(|_| !decision.steps.iter().any(written)) {
+                decision.step(name, place.node, Action::RepairCredential { why: why.clone() }, Cause::Drift);
+            }
         }
     }
     mark(decision, name, instance, place, wanted, spec, retiring);

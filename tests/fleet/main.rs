@@ -19,6 +19,7 @@ mod cleanup;
 #[path = "../it/client.rs"]
 mod client;
 mod daemon;
+mod groups;
 mod host;
 mod hosts;
 mod identity;

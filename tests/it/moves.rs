@@ -1,8 +1,9 @@
 //! Instances with replicas, and instances that move, on real servers: two nodes on this machine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::site::{Client, Site};
@@ -71,10 +72,13 @@ impl Pair {
         self.site().path(&format!("{node}/config/cache.conf"))
     }
 
-    pub fn client(&self, node: &str) -> Client {
+    pub fn port(&self, node: &str) -> u16 {
         let config = self.site().read(&format!("{node}/config/cache.conf"));
-        let port = config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap();
-        let mut client = Client::to(port).unwrap();
+        config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap()
+    }
+
+    pub fn client(&self, node: &str) -> Client {
+        let mut client = Client::to(self.port(node)).unwrap();
         assert_eq!(client.ask(&format!("AUTH app {PASSWORD}")), "+OK");
         client
     }
@@ -142,6 +146,71 @@ fn a_shard_of_two_nodes_is_a_primary_and_its_replica() {
     pair.site().settled();
 }
 
+/// As systemd or a boot starts it again: from its config file, and nobody of ours about.
+#[test]
+fn a_replica_that_is_started_again_without_valkeeper_follows_by_itself() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    for (primary, replica) in [("n1", "n2"), ("n2", "n1")] {
+        pair.declare("\"n1\", \"n2\"", "a", &format!("primary = \"{primary}\""));
+        pair.site().applied();
+        pair.kill(replica);
+        until("the killed server has its port still", || Client::to(pair.port(replica)).is_err());
+        assert_eq!(pair.client(primary).ask(&format!("SET since {replica}")), "+OK");
+        let mut by_hand = Command::new("valkey-server").arg(pair.config(replica)).stdout(Stdio::null()).spawn().unwrap();
+        until("the server does not come up", || Client::to(pair.port(replica)).is_ok());
+        until("the replica does not follow", || pair.client(replica).ask("GET since") == replica);
+        pair.site().settled();
+        pair.kill(replica);
+        by_hand.wait().unwrap();
+        pair.site().applied();
+    }
+}
+
+#[test]
+fn the_file_of_a_replicas_password_is_kept_right_and_shown_nowhere() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    let (path, others) = (pair.site().path("n2/instances/cache.replication"), pair.site().path("n1/instances/cache.replication"));
+    let right = fs::read_to_string(&path).unwrap();
+    let password = right.lines().find_map(|line| line.strip_prefix("primaryauth ")).unwrap();
+    let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), others.exists()), (0o600, false));
+    let open = fs::Permissions::from_mode(0o644);
+    let spoilt: [(&str, &dyn Fn()); 4] = [
+        ("is missing", &|| fs::remove_file(&path).unwrap()),
+        ("is not as valkeeper wrote it", &|| fs::write(&path, "primaryauth other\n").unwrap()),
+        ("others may read", &|| fs::set_permissions(&path, open.clone()).unwrap()),
+        ("though it follows nobody", &|| fs::write(&others, &right).unwrap()),
+    ];
+    for (words, spoil) in spoilt {
+        spoil();
+        let plan = pair.site().run(&["plan"]).expect(2).says(words);
+        assert!(plan.all().contains("Plan: 0 to add, 1 to change, 0 to remove."), "{}", plan.all());
+        let said = [plan, pair.site().run(&["plan", "--json"]), pair.site().run(&["observe"]), pair.site().applied()];
+        said.iter().for_each(|ran| assert!(!ran.all().contains(password), "{words}: {}", ran.all()));
+        pair.site().settled();
+        assert_eq!((mode(&path), others.exists()), (0o600, false));
+        assert_eq!(fs::read_to_string(&path).unwrap(), right);
+    }
+    // Without the line that includes it the file is good for nothing.
+    let config = fs::read_to_string(pair.config("n2")).unwrap();
+    assert!(!config.contains(password), "{config}");
+    let without: String = config.lines().filter(|line| !line.starts_with("include")).map(|line| format!("{line}\n")).collect();
+    fs::write(pair.config("n2"), without).unwrap();
+    pair.site().run(&["plan"]).expect(2).says("include of the password");
+    pair.site().applied();
+    pair.site().settled();
+    assert_eq!(fs::read_to_string(pair.config("n2")).unwrap(), config);
+    // A member that leaves takes it along.
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    pair.site().applied();
+    assert!(!path.exists());
+}
+
 #[test]
 fn a_node_that_joins_a_shard_gets_a_replica() {
     let pair = Pair::new();
@@ -201,6 +270,8 @@ fn a_wished_primary_takes_over_under_writers() {
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
+    // Writers are held back, and then hear READONLY. On a machine that is busy elsewhere some of the sixteen come too late.
+    assert!(account.refused < 8, "{account:?}");
     pair.site().settled();
 }
 

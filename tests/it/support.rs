@@ -207,7 +207,14 @@ impl World {
         let nobody = Endpoint::new("127.0.0.1".parse().unwrap(), 1);
         let (before, after) = (Twin::both(Overlay::OPEN), Twin::both(Overlay::follower(nobody)));
         let declared = spec.disk.seen().unwrap().clone();
-        for (stage, before, after) in [(RoleStage::Attach, &before, &after), (RoleStage::Open, &after, &before)] {
+        let fenced = Twin::both(Overlay::FENCED);
+        let stages = [
+            (RoleStage::Attach, &before, &after),
+            (RoleStage::Open, &after, &before),
+            (RoleStage::Fence, &before, &fenced),
+            (RoleStage::CallOff, &fenced, &before),
+        ];
+        for (stage, before, after) in stages {
             let (before, after, declared) = (before.clone(), after.clone(), declared.clone());
             let outcome = self.on(of, Action::ChangeRole(Box::new(RoleChange { stage, before, after, declared }))).await;
             if outcome != Outcome::Done {

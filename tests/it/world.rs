@@ -220,7 +220,10 @@ pub fn meddle(rng: &mut StdRng, sim: &Sim) {
                 }
             }
         }),
-        11 => sim.edit(&node, &name, |member| member.unit_broken = Some("edited".into())),
+        11 => sim.edit(&node, &name, |member| match rng.random() {
+            true => member.unit_broken = Some("edited".into()),
+            false => member.credential_broken = Some("edited".into()),
+        }),
         _ => {
             let mut live = sim.live.lock().unwrap();
             if let Some(Observed::Seen(facts)) = live.nodes.get_mut(&node) {

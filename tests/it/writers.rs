@@ -44,6 +44,7 @@ impl Places {
 struct Written {
     acknowledged: Vec<u64>,
     longest_gap: Duration,
+    refused: BTreeSet<u64>,
 }
 
 /// Writers and a watcher at work.
@@ -66,6 +67,8 @@ pub struct Account {
     pub lost: usize,
     pub twice: usize,
     pub longest_gap: Duration,
+    /// Writes that were answered with NOREPLICAS: by a fence, and not held back by a pause.
+    pub refused: usize,
     /// How often two members took writes at one moment.
     pub both_open: u64,
 }
@@ -94,8 +97,9 @@ impl Writers {
         let took = self.begun.elapsed();
         let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
         let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
-        let mut account = Account { acknowledged: 0, rate: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, both_open };
-        for (writer, Written { acknowledged, longest_gap }) in written.into_iter().enumerate() {
+        let (acknowledged, longest_gap) = (0, Duration::ZERO);
+        let mut account = Account { acknowledged, rate: 0, lost: 0, twice: 0, longest_gap, refused: 0, both_open };
+        for (writer, Written { acknowledged, longest_gap, refused }) in written.into_iter().enumerate() {
             let list = list(self.run, writer);
             let there = client.ask(&format!("LRANGE {list} 0 -1"));
             client.ask(&format!("UNLINK {list}"));
@@ -104,6 +108,7 @@ impl Writers {
             account.acknowledged += acknowledged.len();
             account.lost += acknowledged.iter().filter(|number| !unique.contains(number)).count();
             account.twice += there.len() - unique.len();
+            account.refused += refused.len();
             account.longest_gap = account.longest_gap.max(longest_gap);
         }
         account.rate = (account.acknowledged as f64 / took.as_secs_f64()) as u64;
@@ -117,7 +122,7 @@ fn list(run: u64, writer: usize) -> String {
 
 fn write(places: &Places, list: &str, over: &AtomicBool) -> Written {
     let (mut number, mut place, mut client) = (0, 0, None);
-    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO };
+    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO, refused: BTreeSet::new() };
     let mut last = Instant::now();
     // What was sent is followed until it is acknowledged, so that every number is in the list in the end.
     while !over.load(Ordering::Relaxed) {
@@ -132,6 +137,9 @@ fn write(places: &Places, list: &str, over: &AtomicBool) -> Written {
             }
             Some(client) => Client::try_ask(client, &format!("RPUSH {list} {number}")),
         };
+        if reply.as_ref().is_some_and(|reply| reply.starts_with("-NOREPLICAS")) {
+            written.refused.insert(number);
+        }
         if reply.is_some_and(|reply| reply.starts_with(':')) {
             written.longest_gap = written.longest_gap.max(last.elapsed());
             last = Instant::now();

@@ -103,7 +103,7 @@ fn action(action: &Action) -> Value {
             }
             all
         }
-        Action::RepairUnit { why } => json!({ "why": why }),
+        Action::RepairUnit { why } | Action::RepairCredential { why } => json!({ "why": why }),
         Action::ChangeInstance(change) => {
             json!({ "before": change.change.before(), "after": change.change.after(), "restart": change.restart })
         }

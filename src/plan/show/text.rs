@@ -129,6 +129,9 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         Action::StartInstance(opening) => open(out, "start the server, which is down", &tail, opening, step, live),
         Action::UpgradeInstance(upgrade) => open(out, &words::upgrade(upgrade), &tail, &upgrade.opening, step, live),
         Action::RepairUnit { why } => out.line(3, &format!("~ its systemd unit is put right: {why} {tail}")),
+        Action::RepairCredential { why } => {
+            out.line(3, &format!("~ the file of its replication password is put right: {why} {tail}"));
+        }
         Action::ReopenInstance(opening) => open(out, "let valkeeper's own user in again", &tail, opening, step, live),
         Action::ChangeInstance(change) => {
             out.line(3, &format!("~ settings {tail}"));
@@ -213,6 +216,9 @@ fn open(out: &mut Page, what: &str, tail: &str, opening: &Opening, step: &Step, 
     }
     if let Some(why) = &member.unit_broken {
         out.line(5, &format!("~ its systemd unit is put right first: {why}"));
+    }
+    if let Some(why) = &member.credential_broken {
+        out.line(5, &format!("~ the file of its replication password is put right first: {why}"));
     }
     let Some(users) = &opening.users else { return };
     let broken = member.acl_file_broken.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

@@ -46,7 +46,7 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*limit_bytes)
         ),
         Cost::SwitchOver { from, to } => {
-            format!("writes fail for some milliseconds; clients go from {from} to {to}, and {from} sends them there")
+            format!("writers wait for some milliseconds; clients go from {from} to {to}, and {from} sends them there")
         }
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
@@ -94,6 +94,7 @@ fn free(action: &Action) -> &'static str {
         Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
         | Action::RepairUnit { .. }
+        | Action::RepairCredential { .. }
         | Action::Mark(_)
         | Action::WriteRecord(_) => "no connection is dropped",
         Action::CreateInstance(_)

@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{Post, instance, is_settled, problem};
+use super::{Daemon, Post, instance, is_settled, problem};
+use crate::repo::ssh::Sshd;
 use crate::site::finish;
 use crate::support::{Tmpfs, signal};
 
@@ -29,13 +30,19 @@ fn a_server_that_hangs_is_reported_and_the_others_are_kept() {
     assert_eq!(post.site.pid("one"), hung, "it was not taken for dead");
 }
 
-#[test]
-fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it_answers() {
+/// A daemon that follows a remote over ssh, and the revision that it has settled.
+fn settled_behind_ssh() -> (Post, Sshd, Daemon, String) {
     let post = Post::new(&instance("one", "hz = 11"));
     let (sshd, source) = post.behind_ssh();
     let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
     let revision = post.git.at("HEAD").to_string();
     daemon.settles(&revision);
+    (post, sshd, daemon, revision)
+}
+
+#[test]
+fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it_answers() {
+    let (post, sshd, daemon, revision) = settled_behind_ssh();
     sshd.hangs(true);
     let newer = post.commit(&instance("one", "hz = 12"));
     post.git.push(&["main"]);
@@ -64,7 +71,8 @@ fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it
     daemon.say(&post.site, &["sync", "--wait"]).expect(0);
     assert!(is_settled(&daemon.status(), &newer), "who waits is told of what was pushed before: {:#}", daemon.status());
     assert_eq!(daemon.series("valkeeper_source_late"), Some(0.0));
-    assert_eq!(daemon.logged("has not answered yet"), 1, "{}", daemon.log());
+    // Once for each time that it is asked; where this machine is slow, that is twice.
+    assert!((1..=2).contains(&daemon.logged("has not answered yet")), "{}", daemon.log());
     let made = finish(plan);
     assert!(made.out.contains("Plan:") || made.out.contains("No changes."), "{}", made.all());
     assert!(daemon.stop());
@@ -72,11 +80,7 @@ fn a_remote_that_hangs_holds_up_neither_drift_nor_people_and_is_taken_up_when_it
 
 #[test]
 fn a_remote_that_never_answers_is_reported_and_asked_again_only_in_time() {
-    let post = Post::new(&instance("one", "hz = 11"));
-    let (sshd, source) = post.behind_ssh();
-    let daemon = post.start_with(&["--config", &post.configure(&source, "")]);
-    let revision = post.git.at("HEAD").to_string();
-    daemon.settles(&revision);
+    let (post, sshd, daemon, revision) = settled_behind_ssh();
     sshd.hangs(true);
     let passes = daemon.passes();
     daemon.say(&post.site, &["sync", "--wait"]).expect(1);

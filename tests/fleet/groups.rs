@@ -1,0 +1,112 @@
+//! An instance with a member on each of two hosts: it follows over the network, hands over, moves, and what systemd or a boot
+//! starts again follows by itself. The password with which it does is seen nowhere.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::base::Suite;
+use crate::lab::until;
+use crate::site::{PASSWORD, Site, hash};
+
+fn declare(site: &Site, shard: &str, keys: &str) {
+    let hash = hash(PASSWORD);
+    site.declare_with(
+        "[guard]\nhandover_grace = \"0s\"\n",
+        &format!(
+            "[shards.both]\nnodes = [\"n1\", \"n2\"]\nports = \"6500-6509\"\n\
+             [instances.cache]\nshard = \"{shard}\"\n{keys}\n[instances.cache.users.app]\n\
+             password_sha256 = \"{hash}\"\nprivileges = [\"+@all\", \"-@admin\"]\n"
+        ),
+    );
+}
+
+fn is_up(site: &Site, node: &str) -> bool {
+    let unit = site.host(node).try_ssh(&["systemctl", "is-active", "valkey@cache.service"]);
+    String::from_utf8_lossy(&unit.stdout).trim() == "active"
+}
+
+/// What is written at one comes to the other, and nobody of ours is about.
+fn follows(site: &Site, primary: &str, replica: &str, key: &str) {
+    assert_eq!(site.client(primary, "cache").ask(&format!("SET {key} kept")), "+OK");
+    until(&format!("{key} comes to {replica}"), || {
+        is_up(site, replica) && site.client(replica, "cache").ask(&format!("GET {key}")) == "kept"
+    });
+}
+
+#[test]
+#[ignore = "boots hosts: make test-fleet"]
+fn a_group_on_two_hosts_follows_hands_over_and_moves() {
+    let site = Site::of([Suite::Bookworm; 2]);
+    declare(&site, "both", "");
+    site.applied();
+    site.settled();
+    follows(&site, "n1", "n2", "first");
+    what_is_started_again_follows_by_itself(&site, "n1", "n2");
+    the_password_is_seen_nowhere(&site);
+
+    declare(&site, "both", "primary = \"n2\"");
+    site.run(&["plan"]).expect(2).says("hand over to node n2");
+    site.applied();
+    site.settled();
+    follows(&site, "n2", "n1", "handed-over");
+    // The unit of the old primary was started when it followed nobody.
+    what_is_started_again_follows_by_itself(&site, "n2", "n1");
+
+    // From both hosts to one, and to the other one: a move.
+    for (shard, node) in [("on-n2", "n2"), ("on-n1", "n1")] {
+        declare(&site, shard, "");
+        site.applied();
+        site.applied();
+        site.settled();
+        for key in ["first", "killed", "booted", "handed-over"] {
+            assert_eq!(site.client(node, "cache").ask(&format!("GET {key}")), "kept", "{key} on {node}");
+        }
+    }
+    let left = site.host("n2").file("/var/lib/valkeeper/instances/cache.replication");
+    assert!(!left.exists(), "the password stayed behind");
+}
+
+fn what_is_started_again_follows_by_itself(site: &Site, primary: &str, replica: &str) {
+    let host = site.host(replica);
+    let pid = host.ssh(&["systemctl", "show", "-P", "MainPID", "valkey@cache.service"]);
+    host.ssh(&["kill", "-KILL", pid.trim()]);
+    follows(site, primary, replica, "killed");
+    assert_ne!(host.ssh(&["systemctl", "show", "-P", "MainPID", "valkey@cache.service"]), pid);
+    host.reboot();
+    follows(site, primary, replica, "booted");
+    until("nothing is left to do", || site.run(&["plan"]).code == Some(0));
+    site.settled();
+}
+
+fn the_password_is_seen_nowhere(site: &Site) {
+    let host = site.host("n2");
+    let path = host.file("/var/lib/valkeeper/instances/cache.replication");
+    let text = fs::read_to_string(&path).unwrap();
+    let password = text.lines().find_map(|line| line.strip_prefix("primaryauth ")).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let config = fs::read_to_string(host.file("/etc/valkey/instances/cache.conf")).unwrap();
+    let plan = site.run(&["plan", "--json"]);
+    let said = [
+        config,
+        plan.all(),
+        site.run(&["observe"]).all(),
+        host.ssh(&["systemctl", "show", "valkey@cache.service"]),
+        host.journal(),
+    ];
+    said.iter().for_each(|words| assert!(!words.contains(password), "{words}"));
+    let pid = host.ssh(&["systemctl", "show", "-P", "MainPID", "valkey@cache.service"]);
+    for what in ["cmdline", "environ"] {
+        let seen = host.ssh(&["cat", &format!("/proc/{}/{what}", pid.trim())]);
+        assert!(!seen.contains(password), "{what}");
+    }
+    // The server's own copy is for it alone.
+    let copy = "/run/credentials/valkey@cache.service/replication";
+    assert!(!host.try_ssh(&["runuser", "-u", "nobody", "--", "cat", copy]).status.success());
+    // A file that somebody removed is put back, and the primary has none.
+    fs::remove_file(&path).unwrap();
+    site.run(&["plan"]).expect(2).says("cache.replication is missing");
+    site.applied();
+    site.settled();
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    assert!(!site.host("n1").file("/var/lib/valkeeper/instances/cache.replication").exists());
+}
