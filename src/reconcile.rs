@@ -53,8 +53,9 @@ impl Applied {
 
 /// How long servers that load their data, or unfinished rewrites, are waited for without any progress.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Between two looks while waiting.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Between two looks while waiting: a quarter of what was waited already, and within these. A small instance has all of its
+/// data in some milliseconds, and a look has a price.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 /// Passes in a row that may achieve nothing but conflicts: somebody changes the nodes as fast as we look.
 const IDLE_PASSES_MAX: u32 = 3;
 
@@ -80,7 +81,7 @@ pub async fn settle<F: Observe + Execute>(
             if !waits(&todo) || waited >= PATIENCE {
                 return applied;
             }
-            waited += pause(stop).await;
+            waited += pause(stop, waited).await;
         } else {
             let report = schedule::run(&todo, fleet, Pace::default(), stop, on_event).await;
             let progress = report.done() > 0;
@@ -88,7 +89,7 @@ pub async fn settle<F: Observe + Execute>(
             idle = if progress || pending { 0 } else { idle + 1 };
             waited = if progress { Duration::ZERO } else { waited };
             if pending {
-                waited += pause(stop).await;
+                waited += pause(stop, waited).await;
             }
             if idle > IDLE_PASSES_MAX || waited >= PATIENCE {
                 applied.look = look(desired, fleet).await;
@@ -99,13 +100,15 @@ pub async fn settle<F: Observe + Execute>(
     }
 }
 
-async fn pause(stop: &watch::Receiver<bool>) -> Duration {
+async fn pause(stop: &watch::Receiver<bool>, waited: Duration) -> Duration {
+    let (least, most) = LOOK_AGAIN;
+    let rest = (waited / 4).clamp(least, most);
     let mut stop = stop.clone();
     tokio::select! {
-        () = tokio::time::sleep(LOOK_AGAIN) => {}
+        () = tokio::time::sleep(rest) => {}
         _ = stop.changed() => {}
     }
-    LOOK_AGAIN
+    rest
 }
 
 /// Does time alone bring something new?

@@ -166,10 +166,12 @@ impl World {
     fn attempt(&mut self, step: &Step, flows: f64) -> Outcome {
         let Action::CutOver(change) = &step.action else { return self.take_one(step, flows) };
         let CutOverParts { fence, call_off, promote, open, demote } = change.parts(step);
-        match self.take_one(&fence, flows) {
-            Outcome::Done => {}
-            Outcome::AlreadyDone => return Outcome::Conflict("it is fenced already".into()),
-            other => return other,
+        let fenced = self.take_one(&fence, flows);
+        if fenced == Outcome::AlreadyDone {
+            return Outcome::Conflict("it is fenced already".into());
+        }
+        if !fenced.is_done() {
+            return fenced;
         }
         if !self.has_all(&step.node, &change.target, step) {
             self.take_one(&call_off, flows);

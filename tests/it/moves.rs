@@ -16,35 +16,40 @@ const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527
 
 /// A fleet of two nodes with one instance.
 pub struct Pair {
-    /// Its nodes are behind this sshd; nothing: they are folders.
-    sshd: Option<Hosts>,
-    folders: Option<Site>,
+    ground: Ground,
+}
+
+enum Ground {
+    Folders(Site),
+    Ssh(Hosts),
 }
 
 impl Pair {
     pub fn new() -> Self {
-        Self { sshd: None, folders: Some(Site::new("")) }
+        Self { ground: Ground::Folders(Site::new("")) }
     }
 
     /// The same with nodes behind ssh, each with its agent.
     pub fn behind_ssh() -> Self {
-        Self { sshd: Some(Hosts::new()), folders: None }
+        Self { ground: Ground::Ssh(Hosts::new()) }
     }
 
     pub fn site(&self) -> &Site {
-        match (&self.sshd, &self.folders) {
-            (Some(hosts), _) => &hosts.site,
-            (None, Some(site)) => site,
-            (None, None) => unreachable!("it is made with one of them"),
+        match &self.ground {
+            Ground::Folders(site) => site,
+            Ground::Ssh(hosts) => &hosts.site,
         }
     }
 
     pub fn is_behind_ssh(&self) -> bool {
-        self.sshd.is_some()
+        matches!(self.ground, Ground::Ssh(_))
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.sshd.as_ref().map_or_else(|| self.site().command(arguments), |hosts| hosts.command(arguments))
+        match &self.ground {
+            Ground::Folders(site) => site.command(arguments),
+            Ground::Ssh(hosts) => hosts.command(arguments),
+        }
     }
 
     /// `nodes` of shard a, the shard of the instance, and further keys of it.

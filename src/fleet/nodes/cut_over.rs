@@ -27,7 +27,9 @@ pub(super) async fn perform(nodes: &Nodes, change: &CutOver, step: &Step, tell: 
         Outcome::Done => {}
         // An earlier attempt at this step may have come as far as to open the new primary: to take the fence back now would make two.
         Outcome::AlreadyDone => {
-            return Outcome::Conflict("the old primary takes no writes already; what comes next depends on the new one".to_owned());
+            return Outcome::Conflict(
+                "the old primary takes no writes already; what comes next depends on the new one".to_owned(),
+            );
         }
         other @ (Outcome::Pending(_)
         | Outcome::Conflict(_)
