@@ -89,7 +89,8 @@ impl Pair {
     }
 
     pub fn places(&self) -> Places {
-        Places { configs: vec![self.config("n1"), self.config("n2")], user: "app", password: PASSWORD }
+        let configs = ["n1", "n2"].map(|node| (self.config(node), [127, 0, 0, 1].into()));
+        Places { configs: configs.into(), user: "app", password: PASSWORD, patience: Duration::from_secs(10) }
     }
 
     /// Ends a server as a crash would, if it runs.

@@ -1,34 +1,38 @@
 //! Writers that follow their instance wherever it goes, and remember what was acknowledged; and a watcher that sees two
-//! members take writes at once.
+//! members take writes at once. Of the lab (`tests/fleet/`) as well.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::site::Client;
+use crate::client::Client;
 
 /// Connections at once.
 const WRITERS: usize = 8;
 /// Between two writes of one connection: together 2,000 to 3,000 a second where the disk keeps up.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Where an instance may be reached: the config files of its members.
+/// Where an instance may be reached: the config files of its members, which say the port, and their addresses.
 #[derive(Clone)]
 pub struct Places {
-    pub configs: Vec<PathBuf>,
+    pub configs: Vec<(PathBuf, IpAddr)>,
     pub user: &'static str,
     pub password: &'static str,
+    /// How long an answer is waited for.
+    pub patience: Duration,
 }
 
 impl Places {
     fn client(&self, place: usize) -> Option<Client> {
-        let config = fs::read_to_string(&self.configs[place % self.configs.len()]).ok()?;
-        let port = config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()?;
-        let mut client = Client::to(port).ok()?;
+        let (config, address) = &self.configs[place % self.configs.len()];
+        let config = fs::read_to_string(config).ok()?;
+        let port: u16 = config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()?;
+        let mut client = Client::within((*address, port).into(), self.patience).ok()?;
         (client.try_ask(&format!("AUTH {} {}", self.user, self.password))? == "+OK").then_some(client)
     }
 
