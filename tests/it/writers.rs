@@ -41,6 +41,7 @@ impl Places {
         let mut client = self.client(place)?;
         let role = client.try_ask("INFO replication")?;
         let fence = client.try_ask("CONFIG GET min-replicas-to-write")?;
+        assert!(fence.starts_with("min-replicas-to-write "), "the watcher may not see the fence: {fence}");
         Some(role.contains("role:master") && !fence.contains("1000000"))
     }
 }
