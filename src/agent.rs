@@ -16,7 +16,7 @@ use crate::fleet::local::Local;
 use crate::host::tell::Tell;
 use crate::model::name::FleetName;
 use crate::model::record::FleetRecord;
-use crate::wire::{self, Answered, Asked, Hello, Reply, Request, WireError};
+use crate::wire::{self, Answered, Asked, Chunk, Hello, Reply, Request, WireError};
 
 /// How long a controller may say nothing: it gives a sign of life every 5 s. A network that was cut shows no end of a
 /// connection for hours, and the right to act must not be lost with it.
@@ -119,14 +119,32 @@ async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) ->
             }
             Err(why) => Reply::Unseen(why),
         },
-        (Request::Acquire { .. } | Request::Perform { .. } | Request::Prepare | Request::Leave { .. }, Access::ReadOnly) => {
-            refused()
-        }
+        (
+            Request::Acquire { .. }
+            | Request::Perform { .. }
+            | Request::Prepare
+            | Request::Leave { .. }
+            | Request::Piece { .. }
+            | Request::Arrived { .. }
+            | Request::Store { .. },
+            Access::ReadOnly,
+        ) => refused(),
         (Request::Acquire { holder }, Access::Full) => Reply::Turn(local.acquire(&holder).await),
-        (Request::Perform { .. }, Access::Full) if !local.has_right() => Reply::NoRight,
+        (Request::Perform { .. } | Request::Piece { .. } | Request::Arrived { .. } | Request::Store { .. }, Access::Full)
+            if !local.has_right() =>
+        {
+            Reply::NoRight
+        }
         (Request::Perform { step, fleet }, Access::Full) => Reply::Performed(local.perform(&step, fleet.as_ref(), tell).await),
         (Request::Prepare, Access::Full) => Reply::Done(local.prepare().await),
         (Request::Leave { set_aside }, Access::Full) => Reply::Done(local.leave(set_aside).await),
+        (Request::Piece { instance, snapshot, from }, Access::Full) => {
+            Reply::Piece(local.piece(&instance, &snapshot, from).await.map(Chunk))
+        }
+        (Request::Arrived { instance, snapshot }, Access::Full) => Reply::Arrived(local.arrived(&instance, &snapshot).await),
+        (Request::Store { instance, snapshot, total, from, piece: Chunk(piece) }, Access::Full) => {
+            Reply::Arrived(local.store(&instance, &snapshot, total, from, piece).await)
+        }
         (Request::Position { instance }, _) => Reply::Position(local.position(&instance).await),
         (Request::Release, _) => {
             local.release();

@@ -1,6 +1,8 @@
 //! Look, then act: the one path of `plan`, `apply` and the daemon.
 
-use std::collections::BTreeMap;
+pub mod pace;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -8,13 +10,17 @@ use tokio::sync::watch;
 
 use crate::apply::schedule::{self, Event, Pace, Report};
 use crate::fleet::{Execute, Observe};
+use crate::host::clock::Stopwatch;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::Live;
+use crate::model::moves::Move;
+use crate::model::name::InstanceName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{HeldReason, Plan, Step, Subject};
 use crate::plan::plan;
 use crate::plan::show::Authority;
+use pace::Paces;
 
 /// What the nodes show, and what is to be done.
 #[derive(Debug, Clone)]
@@ -42,34 +48,39 @@ pub struct Applied {
     pub beyond: Option<Step>,
     /// Stopped on request, with steps left.
     pub interrupted: bool,
+    /// What is left was waited for as long as it may take without any progress.
+    pub stalled: bool,
 }
 
 impl Applied {
     /// Before anything was done.
     pub fn nothing(look: Look) -> Self {
-        Self { look, done: Vec::new(), failed: BTreeMap::new(), beyond: None, interrupted: false }
+        Self { look, done: Vec::new(), failed: BTreeMap::new(), beyond: None, interrupted: false, stalled: false }
     }
 }
 
-/// How long servers that load their data, or unfinished rewrites, are waited for without any progress.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long servers that load their data, or unfinished rewrites, are waited for: they do not tell how far they are.
+const PATIENCE_LOADING: Duration = Duration::from_secs(600);
+/// How long anything else is waited for without any progress, if nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks while waiting: a quarter of what was waited already, and within these. A small instance has all of its
 /// data in some milliseconds, and a look has a price.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 /// Passes in a row that may achieve nothing but conflicts: somebody changes the nodes as fast as we look.
 const IDLE_PASSES_MAX: u32 = 3;
 
-/// Acts and looks until nothing is left to do. `first` is a look that was just taken.
+/// Acts and looks until nothing is left to do, or nothing moves for as long as `patience`. `first` is a look that was just taken.
 pub async fn settle<F: Observe + Execute>(
     desired: &Desired,
     fleet: &F,
     first: Look,
     authority: Option<&Authority>,
+    patience: Duration,
     stop: &watch::Receiver<bool>,
     on_event: &Mutex<impl FnMut(Event<'_>) + Send>,
 ) -> Applied {
     let mut applied = Applied::nothing(first);
-    let (mut waited, mut idle) = (Duration::ZERO, 0);
+    let mut wait = Wait::begun();
     loop {
         let todo = without_failed(&applied.look.plan, &applied.failed);
         applied.beyond = authority.and_then(|authority| todo.steps.iter().find(|step| !authority.allows(step)).cloned());
@@ -78,31 +89,97 @@ pub async fn settle<F: Observe + Execute>(
             return applied;
         }
         if todo.steps.is_empty() {
-            if !waits(&todo) || waited >= PATIENCE {
+            applied.stalled = waits(&todo) && wait.is_over(&todo, patience);
+            if !waits(&todo) || applied.stalled {
                 return applied;
             }
-            waited += pause(stop, waited).await;
+            wait.pause(stop).await;
         } else {
             let report = schedule::run(&todo, fleet, Pace::default(), stop, on_event).await;
             let progress = report.done() > 0;
+            wait.in_vain = in_vain(&report);
             let pending = account(&mut applied, report);
-            idle = if progress || pending { 0 } else { idle + 1 };
-            waited = if progress { Duration::ZERO } else { waited };
-            if pending {
-                waited += pause(stop, waited).await;
+            wait.idle = if progress || pending { 0 } else { wait.idle + 1 };
+            if progress {
+                (wait.waited, wait.rested) = (Duration::ZERO, Duration::ZERO);
             }
-            if idle > IDLE_PASSES_MAX || waited >= PATIENCE {
+            if pending {
+                wait.pause(stop).await;
+            }
+            applied.stalled = pending && wait.is_over(&todo, patience);
+            if wait.idle > IDLE_PASSES_MAX || applied.stalled {
                 applied.look = look(desired, fleet).await;
                 return applied;
             }
         }
         applied.look = look(desired, fleet).await;
+        wait.looked(&mut applied.look.plan.moves);
+        if let (false, Ok(mut tell)) = (applied.look.plan.moves.is_empty(), on_event.lock()) {
+            tell(Event::Moves { moves: &applied.look.plan.moves });
+        }
     }
 }
 
-async fn pause(stop: &watch::Receiver<bool>, waited: Duration) -> Duration {
+/// What is carried from look to look.
+struct Wait {
+    since: Stopwatch,
+    /// Without any progress.
+    waited: Duration,
+    /// Since the last step that came to its end.
+    rested: Duration,
+    /// Passes without any progress.
+    idle: u32,
+    paces: Paces,
+    in_vain: BTreeSet<InstanceName>,
+}
+
+impl Wait {
+    fn begun() -> Self {
+        Self {
+            since: Stopwatch::start(),
+            waited: Duration::ZERO,
+            rested: Duration::ZERO,
+            idle: 0,
+            paces: Paces::default(),
+            in_vain: BTreeSet::new(),
+        }
+    }
+
+    fn is_over(&self, plan: &Plan, patience: Duration) -> bool {
+        let loading = plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. }));
+        // A step that is pending waits for a server's own work, of which is not known either how far it is.
+        let works = plan.held.is_empty() && plan.moves.is_empty();
+        self.waited >= if loading || works { PATIENCE_LOADING.max(patience) } else { patience }
+    }
+
+    async fn pause(&mut self, stop: &watch::Receiver<bool>) {
+        let rest = pause(stop, self.rested).await;
+        self.waited += rest;
+        self.rested += rest;
+    }
+
+    /// Whatever came nearer to its end is worth waiting for.
+    fn looked(&mut self, moves: &mut [Move]) {
+        if self.paces.enter(moves, self.since.elapsed(), &self.in_vain) {
+            self.waited = Duration::ZERO;
+        }
+        self.in_vain.clear();
+    }
+}
+
+/// Instances of which a step did not come to its end.
+pub fn in_vain(report: &Report) -> BTreeSet<InstanceName> {
+    let open = report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(|outcome| !outcome.is_done()));
+    let instance = |(step, _): &(Step, Option<Outcome>)| match &step.subject {
+        Subject::Instance(name) => Some(name.clone()),
+        Subject::Fleet => None,
+    };
+    open.filter_map(instance).collect()
+}
+
+async fn pause(stop: &watch::Receiver<bool>, rested: Duration) -> Duration {
     let (least, most) = LOOK_AGAIN;
-    let rest = (waited / 4).clamp(least, most);
+    let rest = (rested / 4).clamp(least, most);
     let mut stop = stop.clone();
     tokio::select! {
         () = tokio::time::sleep(rest) => {}

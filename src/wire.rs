@@ -3,6 +3,8 @@
 //! Owns the messages, their limits and the numbers of the protocol. Never a command line: what an agent can be asked is
 //! listed here in full. A message that means something new gets a new number (docs/decisions/0010).
 
+mod chunk;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -20,6 +22,9 @@ use crate::model::password::Fingerprint;
 use crate::model::plan::Step;
 use crate::model::record::FleetRecord;
 use crate::model::role::Replication;
+use crate::model::snapshot::SnapshotId;
+
+pub use chunk::Chunk;
 
 /// The protocols that this release speaks: its own and that of the release before, so that upgrades roll.
 pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
@@ -90,6 +95,25 @@ pub enum Request {
     Position {
         instance: InstanceName,
     },
+    /// A piece of this instance's snapshot from this byte on; needs the right to act, as the next two do.
+    Piece {
+        instance: InstanceName,
+        snapshot: SnapshotId,
+        from: u64,
+    },
+    /// How many bytes of a snapshot have arrived here.
+    Arrived {
+        instance: InstanceName,
+        snapshot: SnapshotId,
+    },
+    /// Keep a piece of a snapshot of `total` bytes, which begins at `from`.
+    Store {
+        instance: InstanceName,
+        snapshot: SnapshotId,
+        total: u64,
+        from: u64,
+        piece: Chunk,
+    },
     /// The controller is still there. Has no reply.
     Beat,
 }
@@ -122,6 +146,10 @@ pub enum Reply {
     Progress(String),
     /// How it stands; or why that cannot be told.
     Position(Result<Replication, String>),
+    /// A piece; or why there is none.
+    Piece(Result<Chunk, String>),
+    /// How many bytes of a snapshot are there (now); or why that cannot be told, or none could be kept.
+    Arrived(Result<u64, String>),
     /// The right to act is not held over this connection.
     NoRight,
     /// The request makes no sense to this agent: why.

@@ -96,6 +96,7 @@ fn instance(n: usize, shard: ShardName) -> DesiredInstance {
     };
     DesiredInstance {
         primary: None,
+        move_by: Default::default(),
         at: Origin::default(),
         tenant: None,
         shard,

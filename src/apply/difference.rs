@@ -64,6 +64,7 @@ pub(super) fn describe(action: &Action, subject: &Subject, node: &NodeFacts, exp
         Action::SaveUsers { .. } => member.acl_file_broken.clone().unwrap_or_else(|| "file and memory differ".to_owned()),
         Action::WriteRecord(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::CreateInstance(_)
         | Action::ReopenInstance(_)
         | Action::DeleteInstance { .. }

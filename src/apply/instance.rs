@@ -16,6 +16,7 @@ use crate::model::config_file;
 use crate::model::effect::applied;
 use crate::model::marker::{Marker, MarkerFile, Stage};
 use crate::model::setting::Settings;
+use crate::model::snapshot::Seed;
 use crate::model::spec::InstanceSpec;
 use crate::observe::disk;
 
@@ -39,6 +40,8 @@ impl Acting {
             protect: creation.protect,
             operator: operator_password.hash().fingerprint(),
             retiring: None,
+            snapshot: None,
+            seed: Seed::of_new(&creation.spec.overlay()),
             applied: applied(creation),
         };
         let file = MarkerFile { instance: self.name.clone(), operator_password, marker };
@@ -48,7 +51,13 @@ impl Acting {
     }
 
     pub(super) async fn write_marker(&self, marker: Marker) -> Result<(), Halt> {
-        self.on_disk(move |node, name| write_marker(node, name, marker)).await
+        self.on_disk(move |node, name| {
+            let leaves = marker.snapshot.is_some();
+            write_marker(node, name, marker)?;
+            // A snapshot of which the marker says nothing is nobody's.
+            if leaves { Ok(()) } else { Ok(files::remove(&node.layout.leaving(name))?) }
+        })
+        .await
     }
 
     pub(super) async fn make_data_folder(&self) -> Result<(), Halt> {
@@ -197,7 +206,7 @@ impl Acting {
         Ok(true)
     }
 
-    async fn info(&mut self, section: &str) -> Result<String, Halt> {
+    pub(super) async fn info(&mut self, section: &str) -> Result<String, Halt> {
         Ok(self.say(vec!["INFO", section]).await?.into_text()?)
     }
 
@@ -329,7 +338,7 @@ impl Acting {
     }
 
     /// Starts a snapshot of our own: not while another one, or a rewrite, runs. Gives the count of saves and the file before.
-    async fn begin_snapshot(&mut self, file: &Path) -> Result<(u64, Stamp), Halt> {
+    pub(super) async fn begin_snapshot(&mut self, file: &Path) -> Result<(u64, Stamp), Halt> {
         let mut poll = Poll::default();
         loop {
             let info = self.info("persistence").await?;

@@ -14,3 +14,4 @@ mod role;
 pub mod schedule;
 mod server;
 pub mod set_aside;
+pub mod snapshot;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::difference::{Expected, describe};
 use super::proof::{Disproof, Proofs};
 use super::server::{Acting, Halt, failed};
+use super::snapshot::Snapshots;
 use crate::host::clock::Deadline;
 use crate::host::files;
 use crate::host::tell::Tell;
@@ -23,11 +24,12 @@ use crate::observe::{LocalNode, chain, node};
 pub struct Performer {
     node: Arc<LocalNode>,
     proofs: Proofs,
+    snapshots: Snapshots,
 }
 
 impl Performer {
     pub fn new(node: Arc<LocalNode>) -> Self {
-        Self { node, proofs: Proofs::default() }
+        Self { node, proofs: Proofs::default(), snapshots: Snapshots::default() }
     }
 
     pub fn node(&self) -> &Arc<LocalNode> {
@@ -147,10 +149,12 @@ impl Performer {
                 | Effect::Follow(_)
                 | Effect::PauseWriters
                 | Effect::ResumeWriters
+                | Effect::Dismiss(_)
                 | Effect::AwaitAof
                 | Effect::RewriteAof
                 | Effect::Snapshot
                 | Effect::DropAof
+                | Effect::Ship(_)
                 | Effect::SetUser { .. }
                 | Effect::DropUser(_)
                 | Effect::SaveUsers
@@ -185,10 +189,12 @@ impl Performer {
             Effect::Follow(primary) => acting.follow(primary.as_ref()).await,
             Effect::PauseWriters => acting.pause_writers().await,
             Effect::ResumeWriters => acting.resume_writers().await,
+            Effect::Dismiss(users) => acting.dismiss(users).await,
             Effect::AwaitAof => acting.await_aof().await,
             Effect::RewriteAof => acting.rewrite_aof().await,
             Effect::Snapshot => acting.snapshot().await,
             Effect::DropAof => acting.drop_aof().await,
+            Effect::Ship(ship) => self.snapshots.take(ship, acting).await,
             Effect::SetUser { user, to, words, close } => acting.set_user(user, to, words, *close).await,
             Effect::DropUser(user) => acting.drop_user(user).await,
             Effect::SaveUsers => acting.save_users().await,
@@ -226,6 +232,7 @@ fn silence(step: &Step, found: &NodeFacts) -> Option<String> {
         Action::ChangeInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }

@@ -1,11 +1,12 @@
 //! Trying a config with the node's own binary before it comes near an instance.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use crate::host::held;
 use crate::host::scratch::{Scratch, ScratchError};
 use crate::host::valkey::{Reply, ValkeyError};
 use crate::model::config_file::{self, Directive};
@@ -52,7 +53,7 @@ impl Proofs {
     }
 
     fn verdict(&self, of: Fingerprint) -> Verdict {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verdicts = held::lock(&self.verdicts);
         if verdicts.len() > REMEMBERED_MAX {
             verdicts.clear();
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::server::{Acting, Halt};
-use crate::model::name::REPLICA_USER;
+use crate::model::name::{REPLICA_USER, UserName};
 use crate::model::role::Endpoint;
 
 /// How long writers wait at most: what a cut-over may take (facts E.3). Milliseconds.
@@ -26,7 +26,6 @@ impl Acting {
     }
 
     /// Follows another member, as the user that all members have for that; or nobody, and then no password stays behind.
-    /// The password goes to the server's memory only, never to a file (facts B.3).
     pub(super) async fn follow(&mut self, primary: Option<&Endpoint>) -> Result<(), Halt> {
         let Some(primary) = primary else {
             self.say(vec!["REPLICAOF", "NO", "ONE"]).await?;
@@ -37,5 +36,15 @@ impl Acting {
         let mut words = vec!["REPLICAOF"];
         words.extend(primary.words());
         self.say(words).await.map(|_ok| ())
+    }
+
+    /// Closes the connections of these users. Neither those of replicas, whoever's, nor those of other users are touched.
+    pub(super) async fn dismiss(&mut self, users: &[UserName]) -> Result<(), Halt> {
+        let kill = |user, kind| vec!["CLIENT", "KILL", "USER", user, "TYPE", kind];
+        let kills = users.iter().flat_map(|user| ["normal", "pubsub"].map(|kind| kill(user.as_str(), kind)));
+        for killed in self.ask(&kills.collect::<Vec<_>>()).await? {
+            killed?;
+        }
+        Ok(())
     }
 }

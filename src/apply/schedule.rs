@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::fleet::Execute;
 use crate::host::tell::Tell;
+use crate::model::moves::Move;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 
@@ -50,6 +51,10 @@ pub enum Event<'a> {
         outcome: &'a Outcome,
         took: Duration,
         again: bool,
+    },
+    /// Between steps: how far moves are.
+    Moves {
+        moves: &'a [Move],
     },
 }
 

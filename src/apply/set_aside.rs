@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::server::{Acting, Halt, failed, read_marker, write_marker};
+use crate::host::cargo;
 use crate::host::clock;
 use crate::host::files;
 use crate::host::layout::Layout;
@@ -44,6 +45,7 @@ impl Acting {
             }
             files::make_folder(&folder)?;
             files::remove(&folder.join(RESTORING))?;
+            cargo::clear(layout, name, None)?;
             // A run before this one may have moved the data already.
             let bytes = files::folder_bytes(&layout.data(name)) + files::folder_bytes(&folder.join(DATA));
             let manifest =

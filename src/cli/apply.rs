@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -18,6 +19,7 @@ use crate::fleet::Execute as _;
 use crate::fleet::nodes::Nodes;
 use crate::model::desired::Desired;
 use crate::model::plan::{Plan, Subject};
+use crate::model::size::{parse_duration, show_duration};
 use crate::plan::show::{self, Authority, View, step_line};
 use crate::reconcile::{self, Applied, Look};
 use crate::roots;
@@ -36,6 +38,13 @@ pub(crate) struct ApplyArgs {
     /// Print one JSON object a line; needs --yes
     #[arg(long, requires = "yes")]
     pub json: bool,
+    /// How long to wait for a replica that makes no progress, such as 10m
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = patience)]
+    pub patience: Duration,
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "it is a number with s, m or h, such as 60s".to_owned())
 }
 
 pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
@@ -66,7 +75,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     if nothing_to_do && !reconcile::waits(&look.plan) {
         let exit = end_of(&look.plan);
         if args.json {
-            close(&Applied::nothing(look), &source, true);
+            close(&Applied::nothing(look), &source, &args);
         }
         return Ok(exit);
     }
@@ -82,10 +91,15 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     });
     let stop = stop_on_signal();
     let applied = match (&authority, args.yes) {
-        (None, false) => settle_as_shown(&loaded.desired, &fleet, &source, (look, rest), &stop, &listen).await?,
-        (None, true) | (Some(_), _) => reconcile::settle(&loaded.desired, &fleet, look, authority.as_ref(), &stop, &listen).await,
+        (None, false) => settle_as_shown(&loaded.desired, &fleet, (&source, args.patience), (look, rest), &stop, &listen).await?,
+        (None, true) | (Some(_), _) => {
+            reconcile::settle(&loaded.desired, &fleet, look, authority.as_ref(), args.patience, &stop, &listen).await
+        }
     };
-    close(&applied, &source, args.json);
+    if let Ok(mut progress) = progress.lock() {
+        progress.end();
+    }
+    close(&applied, &source, &args);
     Ok(exit(&applied))
 }
 
@@ -93,7 +107,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
 async fn settle_as_shown(
     desired: &Desired,
     fleet: &Nodes,
-    source: &SourceArgs,
+    (source, patience): (&SourceArgs, Duration),
     (mut look, mut rest): (Look, Vec<Plan>),
     stop: &watch::Receiver<bool>,
     listen: &Mutex<impl FnMut(schedule::Event<'_>) + Send>,
@@ -102,7 +116,7 @@ async fn settle_as_shown(
     loop {
         let shown = look.plan.steps.iter().chain(rest.iter().flat_map(|plan| &plan.steps));
         let authority = Authority::new(&saved::identities(shown));
-        let mut applied = reconcile::settle(desired, fleet, look, Some(&authority), stop, listen).await;
+        let mut applied = reconcile::settle(desired, fleet, look, Some(&authority), patience, stop, listen).await;
         done.append(&mut applied.done);
         failed.append(&mut applied.failed);
         let mut agreed = false;
@@ -173,15 +187,16 @@ async fn signalled() -> bool {
     }
 }
 
-fn close(applied: &Applied, source: &SourceArgs, as_json: bool) {
+fn close(applied: &Applied, source: &SourceArgs, args: &ApplyArgs) {
     let plan = &applied.look.plan;
-    if as_json {
+    if args.json {
         let failed = applied.failed.values().map(
             |(step, outcome)| json!({ "step": show::identity(step), "outcome": outcome.kind(), "message": outcome.message() }),
         );
         out::tell(json!({
             "event": "finished", "done": applied.done.len(), "failed": failed.collect::<Vec<_>>(),
-            "left": plan.steps.len(), "interrupted": applied.interrupted, "settled": plan.is_settled(),
+            "left": plan.steps.len(), "interrupted": applied.interrupted, "stalled": applied.stalled, "settled": plan.is_settled(),
+            "moves": plan.moves,
             "held": plan.held.iter().map(|held| json!({
                 "instance": held.instance, "what": held.what, "message": show::held_reason(&held.reason),
             })).collect::<Vec<_>>(),
@@ -201,6 +216,15 @@ fn close(applied: &Applied, source: &SourceArgs, as_json: bool) {
     for (node, why) in &plan.unseen {
         out::tell(format_args!("! node {node}: {why}"));
     }
+    for it in &plan.moves {
+        show::move_lines(it).iter().for_each(|line| out::tell(out::printable(&format!("  {line}"))));
+    }
+    if applied.stalled {
+        let patience = show_duration(args.patience);
+        out::tell(format_args!(
+            "! nothing came nearer to its end for {patience} (--patience): what is left waits; applying again goes on"
+        ));
+    }
     let left = plan.steps.iter().filter(|step| step.subject != Subject::Fleet).count();
     let stopped = if applied.interrupted { " Stopped; applying again completes it." } else { "" };
     out::tell(format_args!(
@@ -214,7 +238,7 @@ fn close(applied: &Applied, source: &SourceArgs, as_json: bool) {
 fn exit(applied: &Applied) -> Exit {
     if applied.beyond.is_some() {
         Exit::Stale
-    } else if !applied.failed.is_empty() || applied.interrupted {
+    } else if !applied.failed.is_empty() || applied.interrupted || applied.stalled {
         Exit::Error
     } else {
         end_of(&applied.look.plan)

@@ -9,26 +9,45 @@ use serde_json::json;
 
 use super::out;
 use crate::apply::schedule::Event;
+use crate::model::moves::{Move, MoveStage};
+use crate::model::name::InstanceName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
-use crate::plan::show::{identity, step_line};
+use crate::plan::show::{identity, move_progress, step_line};
 
 /// Where events go.
 #[derive(Debug)]
 pub(super) enum Progress {
     Terminal { lines: MultiProgress, active: BTreeMap<Subject, ProgressBar> },
-    Plain,
-    Json,
+    Plain { said: Said },
+    Json { said: Said },
 }
+
+/// What was said last of each move, and when: its stage, and how long it was at it.
+type Said = BTreeMap<InstanceName, (Option<MoveStage>, u64)>;
+
+/// Between two lines about one move where lines stay. Seconds.
+const SAY_AGAIN: u64 = 5;
 
 impl Progress {
     pub(super) fn new(json: bool) -> Self {
         if json {
-            Self::Json
+            Self::Json { said: Said::new() }
         } else if stderr().is_terminal() {
             Self::Terminal { lines: MultiProgress::new(), active: BTreeMap::new() }
         } else {
-            Self::Plain
+            Self::Plain { said: Said::new() }
+        }
+    }
+
+    /// Takes away what was only for the time being.
+    pub(super) fn end(&mut self) {
+        match self {
+            Self::Terminal { lines: _, active } => {
+                active.values().for_each(ProgressBar::finish_and_clear);
+                active.clear();
+            }
+            Self::Plain { said: _ } | Self::Json { said: _ } => {}
         }
     }
 
@@ -50,17 +69,39 @@ impl Progress {
                     line.set_message(out::printable(&format!("{}: {doing}", step_line(step))).into_owned());
                 }
             }
-            (Self::Plain, Event::Begun { .. } | Event::Progress { .. }) => {}
-            (Self::Plain, Event::Ended { step, attempt: _, outcome, took, again }) => {
+            (Self::Terminal { lines, active }, Event::Moves { moves }) => {
+                // A move that ended has no line any more.
+                active.retain(|subject, line| {
+                    let stays = moves.iter().any(|it| *subject == Subject::Instance(it.instance.clone()));
+                    if !stays {
+                        line.finish_and_clear();
+                    }
+                    stays
+                });
+                for (it, text) in moves.iter().filter_map(|it| Some((it, move_progress(it)?))) {
+                    let line = active.entry(Subject::Instance(it.instance.clone())).or_insert_with(|| lines.add(spinner()));
+                    line.set_message(out::printable(&text).into_owned());
+                }
+            }
+            (Self::Plain { said }, Event::Moves { moves }) => {
+                let texts = moves.iter().filter(|it| is_news(said, it, SAY_AGAIN)).filter_map(move_progress);
+                texts.for_each(|text| out::tell(out::printable(&format!("  {text}"))));
+            }
+            (Self::Json { said }, Event::Moves { moves }) => {
+                let news = moves.iter().filter(|it| is_news(said, it, 1));
+                news.for_each(|it| out::tell(json!({ "event": "move", "move": it })));
+            }
+            (Self::Plain { said: _ }, Event::Begun { .. } | Event::Progress { .. }) => {}
+            (Self::Plain { said: _ }, Event::Ended { step, attempt: _, outcome, took, again }) => {
                 out::tell(ended(step, outcome, took, again));
             }
-            (Self::Json, Event::Begun { step, attempt }) => {
+            (Self::Json { said: _ }, Event::Begun { step, attempt }) => {
                 out::tell(json!({ "event": "begun", "attempt": attempt, "step": identity(step) }));
             }
-            (Self::Json, Event::Progress { step, doing }) => {
+            (Self::Json { said: _ }, Event::Progress { step, doing }) => {
                 out::tell(json!({ "event": "progress", "step": identity(step), "doing": doing }));
             }
-            (Self::Json, Event::Ended { step, attempt, outcome, took, again }) => {
+            (Self::Json { said: _ }, Event::Ended { step, attempt, outcome, took, again }) => {
                 out::tell(json!({
                     "event": "ended", "attempt": attempt, "step": identity(step), "outcome": outcome.kind(),
                     "message": outcome.message(), "seconds": took.as_secs_f64(), "again": again,
@@ -68,6 +109,16 @@ impl Progress {
             }
         }
     }
+}
+
+/// Another stage, or so many seconds since it was last spoken of.
+fn is_news(said: &mut Said, it: &Move, every: u64) -> bool {
+    let now = (it.now().map(|act| act.stage), it.pace.map_or(0, |pace| pace.seconds_in_stage));
+    let is_news = said.get(&it.instance).is_none_or(|(stage, at)| *stage != now.0 || now.1 >= at.saturating_add(every));
+    if is_news {
+        said.insert(it.instance.clone(), now);
+    }
+    is_news
 }
 
 fn spinner() -> ProgressBar {

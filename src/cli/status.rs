@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use super::client::SocketArgs;
 use super::exit::Exit;
 use super::problems;
-use crate::daemon::status::{InstanceStatus, NodeStatus, PassResult, PassStatus, State, Status};
-use crate::model::size::show_duration;
+use crate::daemon::status::{InstanceStatus, MemberRole, MemberStatus, NodeStatus, PassResult, PassStatus, State, Status};
+use crate::model::size::{show_duration, show_size};
+use crate::plan::show;
 
 /// Exits with 0 when settled, 4 when some nodes could not be seen, 1 otherwise
 #[derive(Debug, Args)]
@@ -161,6 +162,10 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         line(String::new());
         table(&rows).lines().for_each(|row| line(row.to_owned()));
     }
+    for it in instances.values().filter_map(|instance| instance.moving.as_ref()) {
+        line(String::new());
+        show::move_lines(it).into_iter().for_each(&mut line);
+    }
     out
 }
 
@@ -184,6 +189,10 @@ fn row(name: &str, instance: &InstanceStatus, ago: &dyn Fn(Timestamp) -> String)
         what.push(format!("suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
     }
     what.extend(instance.held.iter().map(|held| format!("held: {}: {}", held.what, held.message)));
+    let replicas: Vec<String> = instance.members.iter().filter_map(|(node, it)| replica(node.as_str(), it)).collect();
+    if !replicas.is_empty() {
+        what.push(replicas.join(", "));
+    }
     if instance.attempts > 0 {
         let due = instance.retry_at.map(|at| format!(", again at {at}")).unwrap_or_default();
         what.push(format!("{} ({} attempts{due})", instance.message.as_deref().unwrap_or("failed"), instance.attempts));
@@ -196,6 +205,24 @@ fn row(name: &str, instance: &InstanceStatus, ago: &dyn Fn(Timestamp) -> String)
         instance.port.map(|port| port.to_string()).unwrap_or_default(),
         what.join("; "),
     ]
+}
+
+/// A member that is not the primary in a few words.
+fn replica(node: &str, member: &MemberStatus) -> Option<String> {
+    let MemberStatus { role, link_up, lag_bytes, fenced_seconds } = member;
+    match role {
+        MemberRole::Primary => None,
+        MemberRole::Replica => {
+            let link = if *link_up == Some(true) { "up" } else { "link down" };
+            let lag = lag_bytes.filter(|lag| *lag > 0).map(|lag| format!(", {} behind", show_size(lag))).unwrap_or_default();
+            Some(format!("replica {node} {link}{lag}"))
+        }
+        MemberRole::Fenced => {
+            let held = fenced_seconds.map(|seconds| format!(" for {}", show_duration(Duration::from_secs(seconds))));
+            Some(format!("{node} fenced{}", held.unwrap_or_default()))
+        }
+        MemberRole::Unknown => Some(format!("{node} {}", role.word())),
+    }
 }
 
 fn table(rows: &[[String; 6]]) -> String {

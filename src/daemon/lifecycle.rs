@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::backoff::{Backoff, later};
-use super::status::{HeldStatus, InstanceStatus, State};
+use super::status::{HeldStatus, InstanceStatus, MemberStatus, State};
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure};
 use crate::model::live::{Live, MemberFacts, Server};
@@ -14,6 +14,7 @@ use crate::model::marker::Stage;
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Plan, Step, Subject};
 use crate::model::record::Suspensions;
+use crate::model::role::Overlay;
 use crate::model::spec::InstanceSpec;
 use crate::plan::show::held_reason;
 
@@ -28,6 +29,7 @@ pub struct Scene<'a> {
     pub backoff: &'a Backoff,
     pub suspended: &'a Suspensions,
     pub before: &'a BTreeMap<InstanceName, InstanceStatus>,
+    pub members: BTreeMap<InstanceName, BTreeMap<NodeName, MemberStatus>>,
     pub now: Timestamp,
 }
 
@@ -59,7 +61,10 @@ fn standing<'a>(scene: &Scene<'a>) -> BTreeMap<&'a InstanceName, Standing<'a>> {
     for (node, facts) in scene.live.seen_nodes() {
         for name in facts.members.keys() {
             if let Some(member) = facts.member(name).filter(|member| member.marker.fleet == scene.desired.fleet) {
-                standing.insert(name, (node, member));
+                // Of several, the one that takes writes.
+                if !standing.contains_key(name) || member.role_in_force() == Some(Overlay::OPEN) {
+                    standing.insert(name, (node, member));
+                }
             }
         }
     }
@@ -81,6 +86,7 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
             what: held.what.clone(),
             reason: held.reason.kind().to_owned(),
             message: held_reason(&held.reason),
+            alarm: held.reason.is_alarm(),
         })
         .collect();
     let state = match failure {
@@ -107,6 +113,8 @@ fn instance(scene: &Scene<'_>, name: &InstanceName, standing: Option<Standing<'_
         drift,
         requested,
         held,
+        members: scene.members.get(name).cloned().unwrap_or_default(),
+        moving: scene.plan.moves.iter().find(|it| it.instance == *name).cloned(),
         suspended: scene.suspended.of(name, scene.now).cloned(),
         retry_at: failure.map(|failure| failure.due),
         attempts: failure.map_or(0, |failure| failure.attempts),

@@ -12,6 +12,7 @@ pub mod control;
 mod doors;
 mod following;
 mod lifecycle;
+mod members;
 mod news;
 mod pass;
 mod requests;

@@ -4,7 +4,7 @@ mod act;
 mod answer;
 mod report;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::command::Command;
 use super::following::{Following, InForce};
+use super::members::Fences;
 use super::news::News;
 use super::shared::Shared;
 use super::status::{ConfigurationStatus, InstanceStatus, NodeStatus, PassResult, PassStatus, Status};
@@ -32,7 +33,8 @@ use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled};
 use crate::plan::{amend, plan_unattended, remembered};
-use crate::reconcile::waits;
+use crate::reconcile::pace::Paces;
+use crate::reconcile::{in_vain, waits};
 use crate::repo::Repo;
 use crate::roots::{self, Places, Roots};
 
@@ -53,6 +55,12 @@ pub struct Passes {
     last: Option<PassStatus>,
     next: Option<Timestamp>,
     phases: Vec<(Phase, Duration)>,
+    /// For what is measured from pass to pass.
+    clock: Stopwatch,
+    paces: Paces,
+    fences: Fences,
+    /// Instances of which a step did not come to its end in the last pass.
+    in_vain: BTreeSet<InstanceName>,
     /// Plans of other branches that people wait for.
     plans: JoinSet<()>,
     shared: Arc<Shared>,
@@ -107,6 +115,10 @@ impl Passes {
             last: None,
             next: None,
             phases: Vec::new(),
+            clock: Stopwatch::start(),
+            paces: Paces::default(),
+            fences: Fences::default(),
+            in_vain: BTreeSet::new(),
             shared,
         }
     }
@@ -174,6 +186,7 @@ impl Passes {
         let watch = Stopwatch::start();
         let report = self.act(&scene, &todo, requests, waiting).await;
         self.phases.push((Phase::Act, watch.elapsed()));
+        self.in_vain = in_vain(&report);
         let troubled = self.account(&report, &scene.in_force);
         let result = if troubled { PassResult::Troubled } else { PassResult::Progress };
         // Whatever was done, the next look says whether more is to do; what failed waits for its time.
@@ -207,13 +220,15 @@ impl Passes {
         let live = fleet.observe().await;
         fleet.look_times().iter().for_each(|(node, took)| self.shared.metrics.observed(node, *took));
         let record = remembered(&in_force.desired, &live);
-        let plan = plan_unattended(&in_force.desired, &live);
+        let mut plan = plan_unattended(&in_force.desired, &live);
+        // How far they ever were matters only to who gives up waiting; the daemon never does.
+        let _nearer = self.paces.enter(&mut plan.moves, self.clock.elapsed(), &std::mem::take(&mut self.in_vain));
         self.shared.metrics.plan_made(&plan);
         let drift = plan.drift().filter_map(|step| match &step.subject {
             Subject::Instance(name) => Some(name),
             Subject::Fleet => None,
         });
-        self.shared.metrics.drift_found(drift.collect::<std::collections::BTreeSet<_>>());
+        self.shared.metrics.drift_found(drift.collect::<BTreeSet<_>>());
         Some(Scene { in_force, fleet, live, record, plan })
     }
 

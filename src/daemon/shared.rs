@@ -1,6 +1,6 @@
 //! What the loop shares with those who ask and scrape: the latest status, the trigger, the heartbeat, the metrics.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 use tracing::info;
@@ -8,6 +8,7 @@ use tracing::info;
 use super::status::{SourceStatus, Status};
 use crate::apply::schedule::Event;
 use crate::host::clock::{self, Stopwatch};
+use crate::host::held;
 use crate::http::Moment;
 use crate::metrics::Metrics;
 use crate::model::plan::Subject;
@@ -38,7 +39,7 @@ impl Shared {
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        held::lock(&self.now)
     }
 
     pub fn status(&self) -> Arc<Status> {
@@ -71,7 +72,7 @@ impl Shared {
     pub fn heard(&self, event: Event<'_>, revision: &str, pass: u64) {
         self.beats();
         match event {
-            Event::Begun { .. } | Event::Progress { .. } => {}
+            Event::Begun { .. } | Event::Progress { .. } | Event::Moves { .. } => {}
             Event::Ended { step, attempt, outcome, took, again } => {
                 self.metrics.step_ended(step.action.kind(), outcome.kind(), took);
                 let seconds = took.as_secs_f64();

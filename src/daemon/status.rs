@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::moves::Move;
 use crate::model::name::{InstanceName, NodeName, ShardName, TenantName};
 use crate::model::record::{Settled, Suspension};
 
@@ -126,6 +127,12 @@ pub struct InstanceStatus {
     /// Steps that are due because the state repository asks for them.
     pub requested: u64,
     pub held: Vec<HeldStatus>,
+    /// Its members by node, where it has several, or has to do with a role.
+    #[serde(default)]
+    pub members: BTreeMap<NodeName, MemberStatus>,
+    /// While its members, or its primary, are not where they shall be.
+    #[serde(default)]
+    pub moving: Option<Move>,
     pub suspended: Option<Suspension>,
     /// When a failed instance is tried again.
     pub retry_at: Option<Timestamp>,
@@ -137,6 +144,33 @@ pub struct HeldStatus {
     pub what: String,
     pub reason: String,
     pub message: String,
+    /// A role is refused because data could be lost: a person has to look.
+    #[serde(default)]
+    pub alarm: bool,
+}
+
+/// One of several members of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub role: MemberRole,
+    /// Of a replica: is its link to the primary up?
+    pub link_up: Option<bool>,
+    /// How far a replica is behind its primary in the stream of writes, where both follow the same history.
+    pub lag_bytes: Option<u64>,
+    /// Of a fenced primary, while no other member takes writes: since it was first seen so.
+    pub fenced_seconds: Option<u64>,
+}
+
+/// What a member is to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberRole {
+    Primary,
+    Replica,
+    /// A primary that takes no writes.
+    Fenced,
+    /// Its server does not tell.
+    Unknown,
 }
 
 /// The life of an instance: `pending → provisioning → active | failed`, `active → deleting → deleted`.
@@ -182,6 +216,17 @@ impl State {
             Self::Failed => "failed",
             Self::Deleting => "deleting",
             Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl MemberRole {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Fenced => "fenced",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::secret::SecretRef;
-use crate::model::desired::{DesiredNode, DesiredSelector, Ensure, Guard, Located, Mode, Origin, Shard};
+use crate::model::desired::{DesiredNode, DesiredSelector, Ensure, Guard, Located, Mode, MoveBy, Origin, Shard};
 use crate::model::name::{FleetName, InstanceName, NodeName, SettingName, ShardName, TenantName, UserName};
 use crate::model::password::PasswordHash;
 
@@ -47,6 +47,7 @@ pub(super) struct InstanceDraft {
     /// Missing only beside a problem.
     pub(super) shard: Option<Located<ShardName>>,
     pub(super) primary: Option<Located<NodeName>>,
+    pub(super) move_by: MoveBy,
     pub(super) port: Option<Located<u16>>,
     pub(super) protect: bool,
     pub(super) mode: Mode,

@@ -8,7 +8,7 @@ use super::problem::{Problem, quoted};
 use super::reader::{Entry, Field, Fields, Path, Reader};
 use super::schema;
 use crate::model::binary::ours;
-use crate::model::desired::{Ensure, Located, Origin};
+use crate::model::desired::{Ensure, Located, MoveBy, Origin};
 use crate::model::name::{InstanceName, NodeName, SettingName, ShardName, TenantName};
 
 /// The settings that keys of their own stand for.
@@ -28,6 +28,11 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Named<I
     let shard = reference(reader, shard, ShardName::new);
     let primary = reader.get(fields, &schema::PRIMARY);
     let primary = reference(reader, primary, NodeName::new);
+    let move_by = match reader.get(fields, &schema::MOVE).and_then(|field| reader.choice(field)) {
+        Some("snapshot") => MoveBy::Snapshot,
+        Some("snapshot-unfenced") => MoveBy::SnapshotUnfenced,
+        Some(_) | None => MoveBy::Replication,
+    };
     let protect = reader.get(fields, &schema::PROTECT).and_then(|field| reader.boolean(field));
     let ensure = match reader.get(fields, &schema::ENSURE).and_then(|field| reader.choice(field)) {
         Some("absent") => Ensure::Absent,
@@ -38,7 +43,7 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Named<I
     let users = users.iter().filter_map(|user| super::user::read(reader, entry.name, user)).collect();
     let protect = protect.unwrap_or(false);
     let mode = read_mode(reader, fields);
-    let body = InstanceDraft { tenant, shard, primary, port, protect, mode, ensure, settings, users };
+    let body = InstanceDraft { tenant, shard, primary, move_by, port, protect, mode, ensure, settings, users };
     named_entry(reader, entry, InstanceName::new, body)
 }
 

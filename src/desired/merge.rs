@@ -26,7 +26,7 @@ impl Merge {
         secrets: &Secrets,
         problems: &mut Vec<Problem>,
     ) -> Option<DesiredInstance> {
-        let InstanceDraft { tenant, shard, primary, port, protect, mode, ensure, mut settings, users } = draft;
+        let InstanceDraft { tenant, shard, primary, move_by, port, protect, mode, ensure, mut settings, users } = draft;
         for (name, value) in &self.defaults {
             if !settings.contains_key(name) {
                 settings.insert(name.clone(), value.clone());
@@ -46,6 +46,7 @@ impl Merge {
             mode,
             port: port.map(|port| port.value),
             primary: primary.map(|primary| primary.value),
+            move_by,
             settings,
             users: users.into_iter().map(|user| with_passwords(user, secrets, problems)).collect(),
         })

@@ -204,7 +204,7 @@ impl<'s> Reader<'s> {
             return Some(written.value);
         }
         let title = format!("{} takes {}", field.key.name, field.key.shape.expected());
-        let problem = Problem::new(title, field.at, "neither of them");
+        let problem = Problem::new(title, field.at, if words.len() == 2 { "neither of them" } else { "none of them" });
         self.push(match nearest(written.value, words.iter().copied()) {
             Some(near) => problem.help(format!("did you mean \"{near}\"?")),
             None => problem,

@@ -5,8 +5,8 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::model::desired::{
-    Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Mode, Reach, Shard, UndeclaredUsers,
-    WithoutRoom,
+    Desired, DesiredInstance, DesiredNode, DesiredSelector, DesiredUser, Ensure, Guard, Mode, MoveBy, Reach, Shard,
+    UndeclaredUsers, WithoutRoom,
 };
 
 /// How many hex digits name a revision: 48 bits, enough to tell the revisions of one fleet apart.
@@ -69,7 +69,7 @@ fn add_guard(text: &mut Canonical, guard: &Guard) {
 }
 
 fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
-    let DesiredInstance { at: _, tenant, shard, ensure, protect, mode, port, primary, settings, users } = instance;
+    let DesiredInstance { at: _, tenant, shard, ensure, protect, mode, port, primary, move_by, settings, users } = instance;
     let ensure = match ensure {
         Ensure::Present => "present",
         Ensure::Absent => "absent",
@@ -79,6 +79,11 @@ fn add_instance(text: &mut Canonical, name: &str, instance: &DesiredInstance) {
     text.line("instance", &[name, tenant, shard.as_str(), ensure, yes(*protect), mode_word(*mode), &port]);
     if let Some(primary) = primary {
         text.line("primary", &[primary.as_str()]);
+    }
+    match move_by {
+        MoveBy::Replication => {}
+        MoveBy::Snapshot => text.line("move", &["snapshot"]),
+        MoveBy::SnapshotUnfenced => text.line("move", &["snapshot-unfenced"]),
     }
     for (setting, value) in settings {
         text.line("set", &[setting.as_str(), &value.value]);
@@ -206,6 +211,8 @@ selectors = [{ privileges = ["+ping"] }]
             ("tenant = \"t\"\n", ""),
             ("port = 6400\n", ""),
             ("port = 6400\n", "protect = true\n"),
+            ("port = 6400\n", "move = \"snapshot\"\n"),
+            ("port = 6400\n", "move = \"snapshot-unfenced\"\n"),
             ("port = 6400\n", "ensure = \"absent\"\n"),
             ("max_memory_mb = 5", "max_memory_mb = 6"),
             ("max_memory_mb = 5", "config.timeout = 6"),

@@ -235,7 +235,7 @@ pub static CONFIG: Key = key(
 
 pub static INSTANCE_TABLE: Table = table(
     "One dataset.",
-    &[&TENANT, &SHARD, &MAX_MEMORY_MB, &MAXMEMORY_POLICY, &PORT, &PRIMARY, &PROTECT, &MODE, &ENSURE, &CONFIG, &USERS],
+    &[&TENANT, &SHARD, &MAX_MEMORY_MB, &MAXMEMORY_POLICY, &PORT, &PRIMARY, &MOVE, &PROTECT, &MODE, &ENSURE, &CONFIG, &USERS],
 );
 pub static TENANT: Key = key("tenant", "Who it belongs to: a name in [tenants].", Shape::Text(&TENANT_NAME));
 pub static SHARD: Key = key("shard", "Where it lives: a name in [shards].", Shape::Text(&SHARD_NAME)).required();
@@ -246,6 +246,13 @@ pub static PORT: Key = key(
 );
 pub static PRIMARY: Key =
     key("primary", "The node that shall be primary: a planned switch-over. One of the shard's nodes.", Shape::Text(&NODE_NAME));
+pub static MOVE: Key = key(
+    "move",
+    "How its data goes to another shard: by replication; or, where the nodes cannot reach each other, as a snapshot, without writes \
+     meanwhile, or with writes that are then lost (\"snapshot-unfenced\").",
+    Shape::Choice(&["replication", "snapshot", "snapshot-unfenced"]),
+)
+.default("\"replication\"");
 pub static PROTECT: Key =
     key("protect", "Never delete it, even if this block goes; kept with the instance on its nodes.", Shape::Boolean)
         .default("false");
@@ -329,6 +336,10 @@ impl Shape {
             Self::Boolean => "true or false".to_owned(),
             Self::Integer { min, max: MEMORY_MB_MAX } => format!("a whole number from {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Choice([words @ .., last]) if words.len() > 1 => {
+                let words: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                format!("{} or \"{last}\"", words.join(", "))
+            }
             Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
             Self::List { of, at_least: 0 } => format!("a list; each entry is {}", of.expected()),
             Self::List { of, at_least } => format!("a list of at least {at_least}; each entry is {}", of.expected()),

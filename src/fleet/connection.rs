@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::lock;
+use crate::host::held::lock;
 use crate::host::tell::Tell;
 use crate::observe::chain;
 use crate::wire::{self, Answered, Asked, Hello, Incoming, Outgoing, Reply, Request, WireError};

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::{Look, lock};
+use super::Look;
+use crate::host::held::lock;
 use crate::model::binary::BinaryFacts;
 use crate::model::live::{BinaryId, NodeFacts};
 use crate::model::name::FleetName;

@@ -11,16 +11,18 @@ use super::Look;
 use crate::apply::node as node_as_a_whole;
 use crate::apply::perform::Performer;
 use crate::apply::set_aside;
+use crate::apply::snapshot;
 use crate::host::clock::{Deadline, Poll};
-use crate::host::files;
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::host::tell::Tell;
+use crate::host::{files, held};
 use crate::model::live::Server;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
 use crate::model::role::Replication;
+use crate::model::snapshot::SnapshotId;
 use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
 use crate::wire::Turn;
 
@@ -81,16 +83,53 @@ impl Local {
 
     /// Takes a step, if the right to act is held.
     pub async fn perform(&self, step: &Step, fleet: Option<&FleetName>, tell: &Tell) -> Outcome {
-        let why = match &*self.right() {
-            Right::Taken { .. } => None,
-            Right::Missing => Some("the right to act on the node was not taken".to_owned()),
-            Right::Unable(why) => Some(why.clone()),
-        };
-        match why {
+        match self.may_act() {
             // In a box: the futures of a step are nested deep, and whoever waits for many of them nests on.
-            None => Box::pin(self.performer.perform(step, fleet, tell)).await,
-            Some(why) => Outcome::Failed(why),
+            Ok(()) => Box::pin(self.performer.perform(step, fleet, tell)).await,
+            Err(why) => Outcome::Failed(why),
         }
+    }
+
+    fn may_act(&self) -> Result<(), String> {
+        match &*self.right() {
+            Right::Taken { .. } => Ok(()),
+            Right::Missing => Err("the right to act on the node was not taken".to_owned()),
+            Right::Unable(why) => Err(why.clone()),
+        }
+    }
+
+    /// A piece of a snapshot of this instance's data, if the right to act is held.
+    ///
+    /// # Errors
+    /// As [`snapshot::piece`].
+    pub async fn piece(&self, name: &InstanceName, id: &SnapshotId, from: u64) -> Result<Vec<u8>, String> {
+        self.may_act()?;
+        snapshot::piece(self.performer.node(), name, id, from).await
+    }
+
+    /// How much of a snapshot has arrived here. Bytes.
+    ///
+    /// # Errors
+    /// As [`snapshot::arrived`].
+    pub async fn arrived(&self, name: &InstanceName, id: &SnapshotId) -> Result<u64, String> {
+        self.may_act()?;
+        snapshot::arrived(self.performer.node(), name, id).await
+    }
+
+    /// Keeps a piece of a snapshot of `total` bytes; gives how much there is now. Bytes.
+    ///
+    /// # Errors
+    /// As [`snapshot::store`].
+    pub async fn store(
+        &self,
+        name: &InstanceName,
+        id: &SnapshotId,
+        total: u64,
+        from: u64,
+        piece: Vec<u8>,
+    ) -> Result<u64, String> {
+        self.may_act()?;
+        snapshot::store(self.performer.node(), name, id, total, from, piece).await
     }
 
     /// How the replication of this instance's member stands.
@@ -154,7 +193,7 @@ impl Local {
     }
 
     fn right(&self) -> MutexGuard<'_, Right> {
-        super::lock(&self.right)
+        held::lock(&self.right)
     }
 }
 

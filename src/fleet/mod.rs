@@ -7,7 +7,7 @@ pub mod nodes;
 pub mod session;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::host::tell::Tell;
 use crate::model::binary::BinaryFacts;
@@ -45,9 +45,4 @@ pub struct Held {
 pub struct Look {
     pub facts: NodeFacts,
     pub binary: Arc<BinaryFacts>,
-}
-
-/// What is held for a moment only, and left whole by whoever panicked with it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
 //! The nodes of a fleet, each where it is: folders on this machine, hosts behind ssh.
 
+mod carry;
 mod cut_over;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,9 @@ use futures_util::future::join_all;
 
 use super::local::Local;
 use super::session::Session;
-use super::{Execute, Held, Look, Observe, lock};
+use super::{Execute, Held, Look, Observe};
 use crate::host::clock::Stopwatch;
+use crate::host::held::lock;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
 use crate::model::action::Action;
@@ -21,6 +23,7 @@ use crate::model::name::{FleetName, InstanceName, NodeName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
 use crate::model::role::Replication;
+use crate::model::snapshot::Shipping;
 use crate::observe::{LocalNode, Surroundings, chain};
 use crate::wire::Turn;
 
@@ -204,6 +207,10 @@ impl Execute for Nodes {
     async fn perform(&self, step: &Step, tell: &Tell) -> Outcome {
         match &step.action {
             Action::CutOver(change) => Box::pin(cut_over::perform(self, change, step, tell)).await,
+            Action::Ship(shipping) => match &**shipping {
+                Shipping::Carry { source, made } => Box::pin(carry::perform(self, source, made, step, tell)).await,
+                Shipping::Take { .. } | Shipping::Seed { .. } => self.perform_there(step, tell).await,
+            },
             Action::WriteRecord(_)
             | Action::CreateInstance(_)
             | Action::StartInstance(_)

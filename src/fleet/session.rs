@@ -9,17 +9,19 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::Look;
 use super::connection::Connection;
 use super::known::Known;
-use super::{Look, lock};
 use crate::host::clock::Stopwatch;
+use crate::host::held::lock;
 use crate::host::ssh::{Destination, Remote};
 use crate::host::tell::Tell;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
 use crate::model::role::Replication;
-use crate::wire::{Reply, Request, Turn};
+use crate::model::snapshot::SnapshotId;
+use crate::wire::{Chunk, Reply, Request, Turn};
 
 /// For connecting, from starting `ssh` to the agent's greeting.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -188,6 +190,60 @@ impl Session {
             Ok(other) => Outcome::NotReached(self.lose(&connection, nonsense(&other))),
             Err(why) => Outcome::NotReached(why),
         })
+    }
+
+    /// Asks for what needs the right to act, and once more for that right, if it is not held any more.
+    async fn ask_with_right(&self, request: impl Fn() -> Request) -> Result<Reply, String> {
+        let reply = self.connection().await?.ask(request(), STEP, &Tell::nobody()).await?;
+        if !matches!(reply, Reply::NoRight) {
+            return Ok(reply);
+        }
+        *lock(&self.right) = Weak::new();
+        let holder = lock(&self.holder).clone().ok_or("the right to act on the node was not taken")?;
+        match self.acquire(&holder).await {
+            Turn::Taken => self.connection().await?.ask(request(), STEP, &Tell::nobody()).await,
+            Turn::Held(why) | Turn::Unable(why) => Err(why),
+        }
+    }
+
+    /// A piece of a snapshot of this instance's data there.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn piece(&self, instance: &InstanceName, id: &SnapshotId, from: u64) -> Result<Vec<u8>, String> {
+        let request = || Request::Piece { instance: instance.clone(), snapshot: id.clone(), from };
+        let reply = self.ask_with_right(request).await?;
+        if let Reply::Piece(piece) = reply { piece.map(|Chunk(piece)| piece) } else { Err(nonsense(&reply)) }
+    }
+
+    /// How much of a snapshot has arrived there. Bytes.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn arrived(&self, instance: &InstanceName, id: &SnapshotId) -> Result<u64, String> {
+        self.count(|| Request::Arrived { instance: instance.clone(), snapshot: id.clone() }).await
+    }
+
+    /// Keeps a piece of a snapshot of `total` bytes there; gives how much there is now. Bytes.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub async fn store(
+        &self,
+        instance: &InstanceName,
+        id: &SnapshotId,
+        total: u64,
+        from: u64,
+        piece: Vec<u8>,
+    ) -> Result<u64, String> {
+        let piece = Chunk(piece);
+        let request = || Request::Store { instance: instance.clone(), snapshot: id.clone(), total, from, piece: piece.clone() };
+        self.count(request).await
+    }
+
+    async fn count(&self, request: impl Fn() -> Request) -> Result<u64, String> {
+        let reply = self.ask_with_right(request).await?;
+        if let Reply::Arrived(count) = reply { count } else { Err(nonsense(&reply)) }
     }
 
     /// How the replication of an instance's member stands there.
@@ -390,6 +446,8 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Done(_)
         | Reply::Performed(_)
         | Reply::Position(_)
+        | Reply::Piece(_)
+        | Reply::Arrived(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
     }
 }

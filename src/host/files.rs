@@ -38,7 +38,7 @@ fn cure(error: &io::Error) -> String {
     known.iter().find(|(is, _)| *is).map_or_else(|| error.to_string(), |(_, words)| (*words).to_owned())
 }
 
-fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+pub(super) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |error| FileError { doing, path, error }
 }
@@ -231,6 +231,10 @@ pub fn remove_folder(path: &Path) -> Result<(), FileError> {
 /// The folder a path is in; `.` for a bare name.
 fn folder_of(path: &Path) -> Option<&Path> {
     path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
+pub(super) fn sync_folder_of(path: &Path) -> Result<(), FileError> {
+    folder_of(path).map_or(Ok(()), sync_folder)
 }
 
 /// A rename or a new name is on disk only when its folder is (fsync(2)).

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::systemd::UnitName;
 use crate::model::config_file::Directive;
 use crate::model::name::{FleetName, InstanceName};
+use crate::model::snapshot::SnapshotId;
 
 /// The paths of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,6 +199,21 @@ impl Layout {
     /// Where data of a deleted member is kept.
     pub fn set_aside(&self, name: &InstanceName, uid: &str) -> PathBuf {
         self.set_aside_root().join(format!("{name}-{uid}"))
+    }
+
+    /// A snapshot of a member's data that leaves for another node, and one that arrives from there. A name of an instance has no
+    /// dot, so these are no folders of deleted members.
+    pub fn leaving(&self, name: &InstanceName) -> PathBuf {
+        self.set_aside_root().join(format!("{name}.leaving.rdb"))
+    }
+
+    pub fn arriving(&self, name: &InstanceName, id: &SnapshotId) -> PathBuf {
+        self.set_aside_root().join(format!("{name}.{id}.rdb"))
+    }
+
+    /// Is a file of this name one of these two of the instance?
+    pub fn is_cargo_of(name: &InstanceName, file: &str) -> bool {
+        file.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".rdb"))
     }
 
     /// What shows that something stands under a name, whoever made it.

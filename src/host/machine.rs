@@ -67,6 +67,11 @@ pub fn new_password() -> Secret {
     Secret::new(rand::rng().sample_iter(Alphanumeric).take(PASSWORD_CHARS).map(char::from).collect())
 }
 
+/// 128 random bits in hex: a name that nothing had before.
+pub fn new_name() -> String {
+    base16ct::lower::encode_string(&rand::rng().random::<[u8; 16]>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "touching the machine is what this room is for")]
 
+pub mod cargo;
 pub mod clock;
 pub mod files;
+pub mod held;
 pub mod layout;
 pub mod lock;
 pub mod machine;

@@ -7,6 +7,7 @@
 //! `honor_labels: true` (`deploy/prometheus/scrape.yml`).
 
 mod family;
+mod moves;
 mod snapshot;
 mod state;
 
@@ -192,7 +193,8 @@ impl Metrics {
         let mut families = self.registry.gather();
         {
             let snapshot = self.snapshot();
-            families.extend(state::FAMILIES.iter().filter_map(|family| family.of(&snapshot)));
+            let all = state::FAMILIES.iter().chain(moves::FAMILIES);
+            families.extend(all.filter_map(|family| family.of(&snapshot)));
         }
         families.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(TextEncoder::new().encode_to_string(&families)?)

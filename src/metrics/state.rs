@@ -168,7 +168,7 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
-const fn gauge(
+pub(super) const fn gauge(
     name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
@@ -189,7 +189,7 @@ fn nodes(now: &Snapshot, rows: fn(&NodeName, &NodeStatus) -> Vec<Row>) -> Vec<Ro
     of(now, |status| status.nodes.iter().flat_map(|(name, node)| rows(name, node)).collect())
 }
 
-fn instances(now: &Snapshot, rows: impl Fn(&InstanceName, &InstanceStatus) -> Vec<Row>) -> Vec<Row> {
+pub(super) fn instances(now: &Snapshot, rows: impl Fn(&InstanceName, &InstanceStatus) -> Vec<Row>) -> Vec<Row> {
     of(now, |status| status.instances.iter().flat_map(|(name, instance)| rows(name, instance)).collect())
 }
 
@@ -232,11 +232,11 @@ fn suspensions(now: &Snapshot, row: fn(&str, &Suspension) -> Row) -> Vec<Row> {
     })
 }
 
-fn truth(is: bool) -> f64 {
+pub(super) fn truth(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn amount(count: u64) -> f64 {
+pub(super) fn amount(count: u64) -> f64 {
     count as f64
 }

@@ -14,6 +14,7 @@ use super::password::{PasswordHash, on_the_wire};
 use super::plan::{Step, Subject};
 use super::record::FleetRecord;
 use super::role::{Endpoint, Overlay};
+use super::snapshot::Shipping;
 use super::spec::InstanceSpec;
 
 /// A user as it is wanted, with the real hashes, which only setting it needs.
@@ -54,6 +55,8 @@ pub enum Action {
     /// Makes another member the primary: a step on the node of the old one that reaches to the node of the new one. The
     /// controller takes its parts, each on its own node.
     CutOver(Box<CutOver>),
+    /// A part of a move by snapshot.
+    Ship(Box<Shipping>),
     SetUser(Box<UserChange>),
     RemoveUser {
         user: UserName,
@@ -268,6 +271,7 @@ impl Action {
             | Self::ChangeInstance(_)
             | Self::ChangeRole(_)
             | Self::CutOver(_)
+            | Self::Ship(_)
             | Self::SetUser(_)
             | Self::RemoveUser { .. }
             | Self::SaveUsers { .. }
@@ -312,6 +316,10 @@ impl Action {
                 let after = Twin::both(Overlay::follower(change.to.clone()));
                 standing(found == after, found == Twin::both(Overlay::OPEN))
             }
+            Self::Ship(shipping) => {
+                let (after, before) = shipping.standing(member);
+                standing(after, before)
+            }
             Self::SetUser(user) => {
                 let found = twin(&user.user);
                 standing(found == *user.change.after(), found == *user.change.before())
@@ -343,6 +351,8 @@ impl Action {
             | Self::RepairCredential { .. }
             | Self::ChangeRole(_)
             | Self::CutOver(_)
+            // A vessel serves nobody yet.
+            | Self::Ship(_)
             | Self::SetUser(_)
             | Self::RemoveUser { .. }
             | Self::SaveUsers { .. }
@@ -368,6 +378,7 @@ impl Action {
             Self::ChangeInstance(_) => "change settings".to_owned(),
             Self::ChangeRole(change) => change.imperative(),
             Self::CutOver(change) => format!("hand over to node {}", change.target),
+            Self::Ship(shipping) => shipping.imperative(),
             Self::SetUser(change) => format!("set user {}", change.user),
             Self::RemoveUser { user, before: _ } => format!("remove user {user}"),
             Self::SaveUsers { .. } => "save users".to_owned(),
@@ -392,6 +403,7 @@ impl Action {
             Self::ChangeInstance(_) => "change-instance",
             Self::ChangeRole(change) => change.stage.kind(),
             Self::CutOver(_) => "cut-over",
+            Self::Ship(shipping) => shipping.kind(),
             Self::SetUser(_) => "set-user",
             Self::RemoveUser { .. } => "remove-user",
             Self::SaveUsers { .. } => "save-users",
@@ -409,7 +421,7 @@ impl RoleChange {
         match (self.stage, follows) {
             (RoleStage::Attach, Some(primary)) => format!("follow {primary}"),
             (RoleStage::Demote, Some(primary)) => format!("step down and follow {primary}"),
-            (RoleStage::Attach | RoleStage::Demote, None) => "follow nobody".to_owned(),
+            (RoleStage::Attach | RoleStage::Demote, None) => "take no writes and follow nobody".to_owned(),
             (RoleStage::Fence, _) => "stop taking writes".to_owned(),
             (RoleStage::CallOff, _) => "take writes again".to_owned(),
             (RoleStage::Promote, _) => "become the primary".to_owned(),

@@ -135,6 +135,7 @@ pub struct DesiredInstance {
     pub port: Option<u16>,
     /// The node that shall be primary; nothing: whichever is, as long as it is on the shard.
     pub primary: Option<NodeName>,
+    pub move_by: MoveBy,
     /// As written, `[defaults]` and valkeeper's own defaults merged in; without `port` and `bind`.
     pub settings: BTreeMap<SettingName, Located<String>>,
     pub users: BTreeMap<UserName, DesiredUser>,
@@ -144,6 +145,18 @@ pub struct DesiredInstance {
 pub enum Ensure {
     Present,
     Absent,
+}
+
+/// How the data goes from one shard to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MoveBy {
+    #[default]
+    Replication,
+    /// As a snapshot that travels through the controller; no writes are taken from before it is written until the new member
+    /// is open.
+    Snapshot,
+    /// The same, and writes go on meanwhile: those after the snapshot are lost.
+    SnapshotUnfenced,
 }
 
 /// Is drift put right, or only reported?

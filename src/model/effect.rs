@@ -17,6 +17,7 @@ use super::plan::Subject;
 use super::record::FleetRecord;
 use super::role::{self, Endpoint, Link, Overlay, Replication};
 use super::setting::Settings;
+use super::snapshot::{Seed, Ship};
 use super::spec::InstanceSpec;
 use super::{acl::AclUser, operator};
 
@@ -52,6 +53,9 @@ pub enum Effect {
     /// Holds writes back for a moment, so that writers are late instead of refused. It ends by itself, and cannot be seen.
     PauseWriters,
     ResumeWriters,
+    /// Closes the connections of these users: not all of them would notice that the server follows another one now. A publisher
+    /// would go on speaking to whoever listens here (facts E.6).
+    Dismiss(Vec<UserName>),
     /// Waits until an AOF is complete, so that the file may say `appendonly yes` (facts D).
     AwaitAof,
     /// Writes the AOF anew, with what is in memory now and nothing of its history.
@@ -60,6 +64,8 @@ pub enum Effect {
     Snapshot,
     /// Removes the files of an AOF that is being switched off: a later start must not take them for the newest data.
     DropAof,
+    /// Of a move by snapshot.
+    Ship(Ship),
     SetUser {
         user: UserName,
         to: Arc<AclUser>,
@@ -97,10 +103,12 @@ impl Effect {
             Self::Follow(None) => "following nobody any more".to_owned(),
             Self::PauseWriters => "holding back its writers".to_owned(),
             Self::ResumeWriters => "letting its writers go on".to_owned(),
+            Self::Dismiss(_) => "closing its clients' connections".to_owned(),
             Self::AwaitAof => "waiting for its append-only file".to_owned(),
             Self::RewriteAof => "writing its append-only file anew".to_owned(),
             Self::Snapshot => "writing a snapshot".to_owned(),
             Self::DropAof => "removing its append-only file".to_owned(),
+            Self::Ship(ship) => ship.doing().to_owned(),
             Self::SetUser { user, .. } => format!("setting user {user}"),
             Self::DropUser(user) => format!("removing user {user}"),
             Self::SaveUsers => "saving its users".to_owned(),
@@ -141,6 +149,7 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Action::ChangeRole(change) => role::change(change, member, binary),
         // Its parts are steps of their own.
         Action::CutOver(_) => Vec::new(),
+        Action::Ship(shipping) => shipping.effects(member, unit(node)),
         Action::SetUser(change) => {
             let to = change.wanted.user.clone();
             let internal = matches!(change.user.as_str(), OPERATOR_USER | DEFAULT_USER);
@@ -192,6 +201,7 @@ fn effects_without_member(action: &Action, node: &NodeFacts) -> Vec<Effect> {
         | Action::ChangeInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::SetUser(_)
         | Action::RemoveUser { .. }
         | Action::SaveUsers { .. }
@@ -343,12 +353,13 @@ fn happen_to(node: &mut NodeFacts, instance: &InstanceName, effect: &Effect, bin
         Effect::SetAside => set_aside(node, instance),
         Effect::Purge { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
         Effect::BringBack { uid } => node.set_aside.retain(|kept| kept.uid != *uid),
-        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters => {}
+        Effect::WriteRecord(_) | Effect::Prove(_) | Effect::PauseWriters | Effect::ResumeWriters | Effect::Dismiss(_) => {}
         Effect::WriteMarker(_)
         | Effect::AwaitAof
         | Effect::RewriteAof
         | Effect::Snapshot
         | Effect::DropAof
+        | Effect::Ship(_)
         | Effect::MakeFolder
         | Effect::WriteUsers { .. }
         | Effect::WriteConfig(_)
@@ -402,6 +413,8 @@ impl MemberFacts {
             protect: creation.protect,
             operator: Fingerprint::of(creation.uid.as_bytes()),
             retiring: None,
+            snapshot: None,
+            seed: Seed::of_new(&creation.spec.overlay()),
             applied: applied(creation),
         };
         Self {
@@ -433,6 +446,7 @@ impl MemberFacts {
             Effect::AwaitAof | Effect::RewriteAof => self.data.aof = true,
             Effect::Snapshot => self.data.rdb = true,
             Effect::DropAof => self.data.aof = false,
+            Effect::Ship(ship) => ship.happen(self),
             Effect::ConfigSet(values) => self.config_set(values, binary),
             Effect::Follow(primary) => self.follow(primary.as_ref()),
             Effect::SetUser { user, to, .. } => {
@@ -449,6 +463,7 @@ impl MemberFacts {
             | Effect::Prove(_)
             | Effect::PauseWriters
             | Effect::ResumeWriters
+            | Effect::Dismiss(_)
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}

@@ -10,6 +10,7 @@ use super::acl::AclUser;
 use super::name::{FleetName, InstanceName, REPLICA_USER, TenantName, UserName};
 use super::password::{Fingerprint, Secret};
 use super::setting::Settings;
+use super::snapshot::{Seed, Snapshot};
 
 /// The marker of a member, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct Marker {
     /// Since when its node is no longer one of the instance's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring: Option<Timestamp>,
+    /// Of its data, for a move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
+    /// Where its data comes from, if it was made for a move by snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
     #[serde(default)]
     pub applied: Applied,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::Action;
 use super::desired::Origin;
+use super::moves::Move;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
 use super::role::Endpoint;
 
@@ -30,6 +31,8 @@ pub struct Plan {
     pub refused: Vec<Refusal>,
     pub unseen: BTreeMap<NodeName, String>,
     pub notes: Vec<Note>,
+    /// Instances whose members are not where they shall be, in the order of their names.
+    pub moves: Vec<Move>,
 }
 
 /// One action on one node, with why and at what cost.
@@ -80,8 +83,14 @@ pub enum Cost {
     Rewrite { memory_bytes: u64 },
     /// More is in memory than the new limit allows.
     Shrinks { used_bytes: u64, limit_bytes: u64 },
-    /// Writers wait for some milliseconds, and clients have to go elsewhere.
-    SwitchOver { from: Endpoint, to: Endpoint },
+    /// Writers wait for some milliseconds, and clients have to go elsewhere. `connections`: those that are closed, if known.
+    SwitchOver { from: Endpoint, to: Endpoint, connections: Option<u64> },
+    /// No writes are taken while a snapshot is written, carried and loaded. `bytes`: used memory.
+    WritesWait { bytes: u64 },
+    /// Writes after the snapshot go to the old server and are not in the new one.
+    WritesLost,
+    /// As much goes from node to node through the controller.
+    Carries { bytes: u64 },
     /// Data is removed for good.
     DataGone { bytes: u64 },
 }
@@ -221,6 +230,21 @@ pub enum HeldReason {
     NoAddress {
         node: NodeName,
     },
+    /// Where a member is to join, something stands that valkeeper did not make.
+    ForeignTarget {
+        node: NodeName,
+        why: String,
+    },
+    /// The one that would take writes lacks what another member has: it is empty, or not as far in their history.
+    FullerMember {
+        node: NodeName,
+        fuller: NodeName,
+    },
+    /// A member would change its role, and another one cannot be seen.
+    PromotionUnseen {
+        node: NodeName,
+        why: String,
+    },
     /// This release cannot do it.
     NotOffered {
         what: &'static str,
@@ -256,6 +280,9 @@ impl HeldReason {
             Self::NoPrimary { .. } => "no-primary",
             Self::ForeignFailover { .. } => "foreign-failover",
             Self::NoAddress { .. } => "no-address",
+            Self::ForeignTarget { .. } => "foreign-target",
+            Self::FullerMember { .. } => "fuller-member",
+            Self::PromotionUnseen { .. } => "promotion-unseen",
             Self::NotOffered { .. } => "not-offered",
         }
     }
@@ -287,6 +314,44 @@ impl HeldReason {
             | Self::TwoPrimaries { .. }
             | Self::NoPrimary { .. }
             | Self::ForeignFailover { .. }
+            | Self::NoAddress { .. }
+            | Self::ForeignTarget { .. }
+            | Self::FullerMember { .. }
+            | Self::PromotionUnseen { .. }
+            | Self::NotOffered { .. } => false,
+        }
+    }
+
+    /// Is a role refused because data could be lost, so that a person has to look?
+    pub fn is_alarm(&self) -> bool {
+        match self {
+            Self::TwoPrimaries { .. }
+            | Self::NoPrimary { .. }
+            | Self::ForeignFailover { .. }
+            | Self::ForeignTarget { .. }
+            | Self::FullerMember { .. }
+            | Self::PromotionUnseen { .. } => true,
+            Self::NodeUnseen { .. }
+            | Self::NotAnswering { .. }
+            | Self::NotOurs { .. }
+            | Self::Budget { .. }
+            | Self::Approval { .. }
+            | Self::Protected
+            | Self::Vanished
+            | Self::DataGone { .. }
+            | Self::RestartLosesData { .. }
+            | Self::KeysInDatabases { .. }
+            | Self::Downgrade { .. }
+            | Self::PortTaken { .. }
+            | Self::NoPortFree { .. }
+            | Self::Refused { .. }
+            | Self::Loading { .. }
+            | Self::PlacedElsewhere { .. }
+            | Self::NoRoom { .. }
+            | Self::Draining { .. }
+            | Self::Suspended { .. }
+            | Self::ObserveOnly
+            | Self::Syncing { .. }
             | Self::NoAddress { .. }
             | Self::NotOffered { .. } => false,
         }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclUser;
 use super::action::{RoleChange, RoleStage, WantedUser};
 use super::binary::BinaryFacts;
-use super::change::Half;
+use super::change::{Half, Twin};
 use super::effect::Effect;
 use super::live::{Live, Member, MemberFacts, NodeFacts, Observed, Server};
-use super::name::{InstanceName, NodeName, SettingName};
+use super::name::{InstanceName, NodeName, OPERATOR_USER, REPLICA_USER, SettingName, UserName};
 use super::password::{Fingerprint, PasswordHash};
 use super::setting::Settings;
 use super::spec::InstanceSpec;
@@ -130,7 +130,10 @@ pub enum Link {
     Down,
     /// It receives the whole dataset.
     Syncing {
+        /// 0 where the primary sends it without telling how much it is (`repl-diskless-sync`).
         left_bytes: u64,
+        #[serde(default)]
+        read_bytes: u64,
     },
 }
 
@@ -232,12 +235,15 @@ pub fn catch_up(live: &mut Live, node: &NodeName, instance: &InstanceName) {
 pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
     let mut effects = Vec::new();
     let (before, after) = (&change.before, &change.after);
-    if let (Half::Seen(role), true) = (&after.disk, before.disk != after.disk) {
-        let file = role.over(&change.declared);
+    if let Half::Seen(role) = &after.disk {
+        let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
-        marker.applied.settings.clone_from(&file.settings);
+        marker.enter_role(change.stage, &before.memory.seen().cloned().unwrap_or_default(), role);
+        if let Some(file) = &file {
+            marker.applied.settings.clone_from(&file.settings);
+        }
         effects.extend((marker != member.marker).then(|| Effect::WriteMarker(Box::new(marker))));
-        effects.push(Effect::WriteConfig(file));
+        effects.extend(file.map(Effect::WriteConfig));
     }
     let (Half::Seen(was), Half::Seen(role)) = (&before.memory, &after.memory) else { return effects };
     // Writers are late instead of refused. Safety never rests on it: a pause ends by itself, and cannot be seen (facts E.3).
@@ -252,7 +258,18 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
     effects.extend(matches!(change.stage, RoleStage::CallOff | RoleStage::Demote).then_some(Effect::ResumeWriters));
+    if role.follows.is_some() && was.follows.is_none() {
+        // Last: who was held back hears READONLY or REDIRECT first, and so knows that the write was not taken.
+        effects.push(Effect::Dismiss(clients(member)));
+    }
     effects
+}
+
+/// All whose connections are clients': neither ours, nor those of other members.
+fn clients(member: &MemberFacts) -> Vec<UserName> {
+    let is_ours = |user: &UserName| [OPERATOR_USER, REPLICA_USER].contains(&user.as_str());
+    let in_memory = |(user, twin): (&UserName, &Twin<Arc<AclUser>>)| twin.memory.seen().map(|_| user.clone());
+    member.users.iter().filter_map(in_memory).filter(|user| !is_ours(user)).collect()
 }
 
 /// The two settings of the fence as this role has them; lifted, they are what is declared.

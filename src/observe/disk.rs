@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::foreign;
+use crate::host::cargo;
 use crate::host::files;
 use crate::host::layout::Layout;
 use crate::model::acl::{AclUser, parse_server_line};
@@ -15,6 +16,7 @@ use crate::model::config_file::{self, Directive};
 use crate::model::live::{DataFacts, Folder};
 use crate::model::marker::MarkerFile;
 use crate::model::name::{DEFAULT_USER, InstanceName, SettingName, UserName};
+use crate::model::snapshot::Snapshot;
 use crate::model::spec::InstanceSpec;
 
 /// The marker of a member.
@@ -55,8 +57,21 @@ pub fn marker(layout: &Layout, name: &InstanceName) -> MarkerOnDisk {
         Ok(mut file) => {
             // What the server is to let in is the password that we have; an edited marker could name another one for ever.
             file.marker.operator = file.operator_password.hash().fingerprint();
+            if file.marker.snapshot.as_ref().is_some_and(|snapshot| !is_kept(layout, name, snapshot)) {
+                file.marker.snapshot = None;
+            }
             MarkerOnDisk::Ours(Box::new(file))
         }
+    }
+}
+
+/// Is the file of a snapshot there, as its marker says? If not, another one has to be written.
+fn is_kept(layout: &Layout, name: &InstanceName, snapshot: &Snapshot) -> bool {
+    let length = || cargo::length(&layout.leaving(name)).ok().flatten();
+    match snapshot {
+        Snapshot::Begun { .. } => true,
+        Snapshot::Saved { .. } => length().is_some(),
+        Snapshot::Made(made) => length() == Some(made.bytes),
     }
 }
 

@@ -82,7 +82,11 @@ fn replication(info: &str) -> Replication {
     let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
     let replica = field("role") == Some("slave");
     let link = replica.then(|| match (field("master_link_status"), field("master_sync_in_progress")) {
-        (_, Some("1")) => Link::Syncing { left_bytes: number("master_sync_left_bytes").unwrap_or_default() },
+        (_, Some("1")) => Link::Syncing {
+            // Where the size is not known, the server shows less than nothing.
+            left_bytes: number("master_sync_left_bytes").unwrap_or_default(),
+            read_bytes: number("master_sync_read_bytes").unwrap_or_default(),
+        },
         (Some("up"), _) => Link::Up,
         (_, _) => Link::Down,
     });

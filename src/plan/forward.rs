@@ -48,6 +48,7 @@ fn opens_more(step: &Step) -> bool {
         Action::StartInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
         | Action::DeleteInstance { .. }
@@ -69,6 +70,8 @@ pub fn carry(live: &mut Live, steps: &[Step]) {
         if let Action::CutOver(change) = &step.action {
             let CutOverParts { fence, call_off: _, promote, open, demote } = change.parts(step);
             [fence, promote, open, demote].iter().for_each(|part| carry_one(live, part));
+        } else if let Some(seed) = step.seed() {
+            carry_one(live, &seed);
         } else {
             carry_one(live, step);
         }

@@ -1,19 +1,22 @@
 //! An instance with several members, or on its way from one node to another: who joins, follows, takes over and leaves.
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
+mod carried;
+mod script;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::found::{Place, Places};
-use super::instance::{self, ANY_CHANGE};
+use super::instance::{self, ANY_CHANGE, Remarks};
 use super::migration::{self, Fellow, Stage, Turn};
 use super::wanted::{Wanted, wanted};
 use super::{Decision, Scene, identity, open, ports};
 use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
-use crate::model::desired::{DesiredInstance, Shard};
+use crate::model::desired::{DesiredInstance, MoveBy, Shard};
 use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
@@ -36,6 +39,8 @@ struct Standing<'a> {
     declared: InstanceSpec,
     endpoint: Endpoint,
     on_shard: bool,
+    /// Another one has its data, or it awaits that of another one: it follows nobody.
+    is_apart: bool,
 }
 
 /// The instance and where it belongs.
@@ -50,6 +55,8 @@ struct Group<'a> {
     unseen: Vec<&'a NodeName>,
     /// Where creations were begun, with the ports they have: they keep their seats until they are made or cleared away.
     begun: Vec<(NodeName, u16)>,
+    /// From which member the data is carried to the shard.
+    source: Option<usize>,
 }
 
 pub(super) fn decide<'a>(
@@ -61,30 +68,34 @@ pub(super) fn decide<'a>(
     places: &Places<'a>,
 ) {
     if let Some((node, why)) = places.strange.iter().find(|(node, _)| shard.nodes.contains(node)) {
-        return decision.hold(name, "join", HeldReason::NotOurs { node: (*node).clone(), why: why.clone() });
+        return decision.hold(name, "join", HeldReason::ForeignTarget { node: (*node).clone(), why: why.clone() });
     }
-    if let Err(reason) = reachable(scene, shard, places) {
+    let meet = instance.move_by == MoveBy::Replication || shard.nodes.len() > 1;
+    if let (true, Err(reason)) = (meet, reachable(scene, shard, places)) {
         return decision.hold(name, "join", reason);
     }
     let mut group = match Group::of(scene, decision, name, instance, shard, places) {
         Ok(group) => group,
         Err(reason) => return decision.hold(name, ANY_CHANGE, reason),
     };
-    for node in &group.unseen {
-        let why = scene.live.why_unseen(node);
-        decision.hold(name, "any change of roles", HeldReason::NodeUnseen { node: (*node).clone(), why });
-    }
     let never_ran = |place: &&Place<'_>| place.member.is_unborn() && !shard.nodes.contains(place.node);
     for place in places.ours.iter().filter(never_ran) {
         let action = Action::DeleteInstance { uid: place.member.marker.uid.clone() };
         decision.step(name, place.node, action, Cause::Requested);
     }
     if group.members.is_empty() {
+        group.hold_unseen(scene, decision, false);
         return group.begin(scene, decision);
     }
+    group.part();
     group.introduce();
+    if group.carried(scene, decision) {
+        return;
+    }
     let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
-    match migration::stage(&fellows, |primary| group.chosen(primary)) {
+    let stage = migration::stage(&fellows, |primary| group.chosen(primary));
+    group.hold_unseen(scene, decision, group.would_change_roles(&stage));
+    match stage.clone() {
         Stage::Led { primary, turns } => group.led(scene, decision, primary, &turns),
         Stage::Between(turn) if group.unseen.is_empty() => group.take(decision, &turn),
         Stage::Between(_) => {}
@@ -96,6 +107,7 @@ pub(super) fn decide<'a>(
     }
     let added = group.joining(decision);
     group.seat(scene, &added);
+    decision.moves.extend(group.script(scene, decision, &stage));
 }
 
 /// Members on different machines need addresses at which they reach each other.
@@ -144,6 +156,7 @@ impl<'a> Group<'a> {
             missing: Vec::new(),
             unseen: Vec::new(),
             begun: Vec::new(),
+            source: None,
         };
         for place in &places.ours {
             if place.member.is_unborn() {
@@ -160,7 +173,7 @@ impl<'a> Group<'a> {
             let listens = ports::current(place.member).unwrap_or(port);
             let endpoint = endpoint(scene, place.node, listens);
             let on_shard = shard.nodes.contains(place.node);
-            group.members.push(Standing { place: *place, wanted, declared, endpoint, on_shard });
+            group.members.push(Standing { place: *place, wanted, declared, endpoint, on_shard, is_apart: false });
         }
         let live: &'a Live = scene.live;
         for node in &shard.nodes {
@@ -183,11 +196,13 @@ impl<'a> Group<'a> {
 
     /// Each member lets the others follow it.
     fn introduce(&mut self) {
-        let password = |member: &Standing<'_>| member.place.member.replication_password.clone();
+        let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
-        let begun: Vec<PasswordHash> =
-            self.missing.iter().filter_map(|(_, begun)| begun.and_then(|member| member.replication_password.clone())).collect();
-        for (place, member) in self.members.iter_mut().enumerate() {
+        let will_follow =
+            |member: &&MemberFacts| Overlay::of(&InstanceSpec::new(member.marker.applied.settings.clone())).follows.is_some();
+        let begun = self.missing.iter().filter_map(|(_, begun)| begun.filter(will_follow));
+        let begun: Vec<PasswordHash> = begun.filter_map(|member| member.replication_password.clone()).collect();
+        for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| !member.is_apart) {
             let others = all.iter().enumerate().filter(|(other, _)| *other != place);
             let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).chain(begun.clone()).collect();
             others.sort_unstable();
@@ -271,13 +286,13 @@ impl<'a> Group<'a> {
                 return None;
             }
         };
-        let others: Vec<PasswordHash> =
-            self.members.iter().filter_map(|member| member.place.member.replication_password.clone()).collect();
+        let known = self.members.iter().filter(|member| role.follows.is_some() && !member.is_apart);
+        let others: Vec<PasswordHash> = known.filter_map(|member| member.place.member.replication_password.clone()).collect();
         if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
             users.insert(user, role::user(&others));
         }
         let creation = Creation {
-            begins: begun.is_none() && !self.members.is_empty(),
+            begins: begun.is_none() && role.follows.is_some() && !self.members.is_empty(),
             fleet: scene.desired.fleet.clone(),
             uid: uid.to_owned(),
             tenant: instance.tenant.clone(),
@@ -393,7 +408,8 @@ impl<'a> Group<'a> {
             target_settings: target.declared.clone(),
         };
         let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone() });
+        let connections = migration::up(source.place.member).map(|running| running.connections.total);
+        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone(), connections });
     }
 
     /// Takes one turn.
@@ -428,6 +444,7 @@ impl<'a> Group<'a> {
         let is_down = matches!(facts.server, Server::Down { .. });
         let settled = is_down || facts.role_in_force().is_none() || facts.role_in_force() == on_disk;
         let role = match leader {
+            Some(_) | None if member.is_apart && is_down => Overlay::FENCED,
             Some((primary, endpoint)) if primary != place && is_down => Overlay::follower(endpoint.clone()),
             Some(_) | None => on_disk.unwrap_or_default(),
         };
@@ -443,13 +460,17 @@ impl<'a> Group<'a> {
                 decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
                 Some(since)
             }
-            Some(_) | None => None,
+            Some(_) => None,
+            // Nobody knows yet.
+            None => facts.marker.retiring,
         };
+        let carries = self.source == Some(place) && self.instance.move_by == MoveBy::SnapshotUnfenced;
+        let remarks = Remarks { retiring, keeps_snapshot: carries || role == Overlay::FENCED };
         let spec = role.over(&member.declared);
         scene.unready = busy;
         // A member of its own decision: what the others need must not be taken for its.
         let mut own = Decision::default();
-        instance::settle(scene, &mut own, self.name, self.instance, &member.place, &member.wanted, &spec, retiring);
+        instance::settle(scene, &mut own, self.name, self.instance, &member.place, &member.wanted, &spec, remarks);
         decision.extend(own);
         scene.unready = None;
     }
@@ -466,6 +487,9 @@ impl<'a> Group<'a> {
         let stays = self.members.get(primary).is_some_and(|leader| leader.on_shard);
         let age = Duration::try_from(member.place.facts.observed_at.duration_since(since)).unwrap_or_default();
         let is_due = member.place.member.marker.retiring.is_some() && age >= scene.desired.guard.handover_grace;
+        // Nobody was ever sent to a vessel, and nothing is in it that is not elsewhere.
+        let is_vessel = member.place.member.marker.is_vessel();
+        let (stays, is_due) = (stays || is_vessel, is_due || is_vessel);
         if !stays || !is_due || !self.unseen.is_empty() {
             return false;
         }

@@ -6,7 +6,7 @@ use super::found::{Place, Places};
 use super::identity;
 use super::open::Upgrade;
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, acl, forward, group, guard, open, ports, settings};
+use super::{Decision, Scene, acl, forward, group, guard, moves, open, ports, settings};
 use crate::model::action::{Action, Creation};
 use crate::model::change::Change;
 use crate::model::desired::{DesiredInstance, Ensure, Shard};
@@ -32,6 +32,7 @@ pub(super) fn decide<'a>(scene: &mut Scene<'a>, name: &'a InstanceName, places: 
     if let Some(deletes) = scene.over_deletes {
         guard::hold_requests(scene, &mut decision, name, deletes);
     }
+    moves::tell_what_they_wait_for(&mut decision);
     decision
 }
 
@@ -245,10 +246,19 @@ fn converge(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, pla
     };
     let spec = wanted.take_spec(port, address);
     scene.roster.adopt(name, seat, &place.member.marker.uid, place.node, port);
-    settle(scene, decision, name, instance, place, &wanted, &spec, None);
+    settle(scene, decision, name, instance, place, &wanted, &spec, Remarks::default());
 }
 
-/// What one member that stands needs: to run, with these settings and users. `retiring`: since when it is no longer wanted.
+/// What the marker of a member is to say of a move.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Remarks {
+    /// Since when it is no longer wanted.
+    pub retiring: Option<Timestamp>,
+    /// Its snapshot is of use.
+    pub keeps_snapshot: bool,
+}
+
+/// What one member that stands needs: to run, with these settings and users.
 #[expect(clippy::too_many_arguments, reason = "one call site shape for members alone and in a group")]
 pub(super) fn settle(
     scene: &mut Scene<'_>,
@@ -258,7 +268,7 @@ pub(super) fn settle(
     place: &Place<'_>,
     wanted: &Wanted,
     spec: &InstanceSpec,
-    retiring: Option<Timestamp>,
+    remarks: Remarks,
 ) {
     let member = place.member;
     match &member.server {
@@ -288,7 +298,7 @@ pub(super) fn settle(
             }
         }
     }
-    mark(decision, name, instance, place, wanted, spec, retiring);
+    mark(decision, name, instance, place, wanted, spec, remarks);
 }
 
 /// A server that runs, answers, and has its data where it belongs.
@@ -321,15 +331,10 @@ fn up(
     }
 }
 
-fn is_noted(
-    marker: &Marker,
-    instance: &DesiredInstance,
-    wanted: &Wanted,
-    spec: &InstanceSpec,
-    retiring: Option<Timestamp>,
-) -> bool {
+fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec, remarks: Remarks) -> bool {
     marker.stage == Stage::Active
-        && marker.retiring == retiring
+        && marker.retiring == remarks.retiring
+        && (marker.snapshot.is_none() || remarks.keeps_snapshot)
         && marker.tenant == instance.tenant
         && marker.protect == instance.protect
         && marker.applied.settings == spec.settings
@@ -344,10 +349,10 @@ fn mark(
     place: &Place<'_>,
     wanted: &Wanted,
     spec: &InstanceSpec,
-    retiring: Option<Timestamp>,
+    remarks: Remarks,
 ) {
     let marker = &place.member.marker;
-    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec, retiring) {
+    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec, remarks) {
         return;
     }
     let after_steps =
@@ -361,7 +366,8 @@ fn mark(
     // A creation or a deletion that was begun and overtaken: the server runs and is wanted.
     let stage = if matches!(place.member.server, Server::Up(_)) { Stage::Active } else { after_steps.stage };
     let (tenant, protect) = (instance.tenant.clone(), instance.protect);
-    let target = Marker { tenant, protect, applied, stage, retiring, ..after_steps.clone() };
+    let snapshot = after_steps.snapshot.clone().filter(|_| remarks.keeps_snapshot);
+    let target = Marker { tenant, protect, applied, stage, retiring: remarks.retiring, snapshot, ..after_steps.clone() };
     let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
         Cause::Bookkeeping
     } else {

@@ -3,6 +3,7 @@
 //!
 //! Never promotes or opens on missing information, and never with two members that take writes.
 
+use super::snapshot;
 use crate::model::action::RoleStage;
 use crate::model::change::{Half, Twin};
 use crate::model::live::{MemberFacts, Running, Server};
@@ -55,13 +56,51 @@ pub(super) fn stage(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> 
     let open = |(_, fellow): &(usize, &Fellow<'_>)| in_force(fellow) == Some(Overlay::OPEN);
     let open: Vec<usize> = fellows.iter().enumerate().filter(open).map(|(place, _)| place).collect();
     match open.as_slice() {
-        [primary] => led(fellows, *primary),
-        [] => between(fellows, chosen),
+        // Somebody lifted the fence of a member that holds nothing of its own.
+        [vessel] if fellows.get(*vessel).is_some_and(|fellow| fellow.member.marker.is_vessel()) => {
+            turn(*vessel, RoleStage::Attach, Overlay::FENCED)
+        }
+        [primary] => whole(fellows, led(fellows, *primary)),
+        [] => whole(fellows, between(fellows, chosen)),
         [..] => {
             let nodes = open.iter().filter_map(|place| fellows.get(*place)).map(|fellow| fellow.node.clone());
             Stage::Held(HeldReason::TwoPrimaries { nodes: nodes.collect() })
         }
     }
+}
+
+/// Unless it would make a member the primary, or bring one behind it, that lacks what another one has.
+fn whole(fellows: &[Fellow<'_>], stage: Stage) -> Stage {
+    let (primary, richer) = match &stage {
+        Stage::Led { primary, turns } => {
+            let turned = |of: usize| turns.iter().any(|turn| turn.of == of);
+            (*primary, fuller(fellows, *primary).filter(|of| turned(*of)))
+        }
+        Stage::Between(Turn { of, stage: RoleStage::CallOff | RoleStage::Promote | RoleStage::Open, after: _ }) => {
+            (*of, fuller(fellows, *of))
+        }
+        Stage::Between(_) | Stage::Headless | Stage::Held(_) => return stage,
+    };
+    let (Some(lacks), Some(has)) = (fellows.get(primary), richer.and_then(|of| fellows.get(of))) else { return stage };
+    Stage::Held(HeldReason::FullerMember { node: lacks.node.clone(), fuller: has.node.clone() })
+}
+
+/// A member with what this one lacks: further on in the same history (a replica with its link up only seems so, because it was
+/// looked at later), or with keys where this one has none and never had the other's.
+fn fuller(fellows: &[Fellow<'_>], of: usize) -> Option<usize> {
+    let it = up(fellows.get(of)?.member)?;
+    let has_more = |other: &Running| {
+        let (own, theirs) = (&it.replication, &other.replication);
+        let further = own.replid == theirs.replid && theirs.link != Some(Link::Up) && theirs.offset > own.offset;
+        let kin = [Some(&own.replid), own.replid2.as_ref()].contains(&Some(&theirs.replid));
+        let empty = it.databases_used == Some(0) && other.databases_used.is_some_and(|used| used > 0);
+        further || (empty && !kin)
+    };
+    let others = fellows.iter().enumerate().filter(|(place, _)| *place != of);
+    others
+        .filter_map(|(place, fellow)| Some((place, up(fellow.member)?)))
+        .find(|(_, other)| has_more(other))
+        .map(|(place, _)| place)
 }
 
 /// Could this member take over from the primary now?
@@ -97,19 +136,25 @@ pub(super) fn follows(primary: &Fellow<'_>, target: &Fellow<'_>) -> Result<(), H
     }
     match &to.replication.link {
         Some(Link::Up) if to.replication.replid == from.replication.replid => Ok(()),
-        Some(Link::Syncing { left_bytes }) => wait(format!("it receives the data ({} left)", show_size(*left_bytes))),
+        Some(Link::Syncing { left_bytes: 0, read_bytes }) => {
+            wait(format!("it receives the data ({} so far)", show_size(*read_bytes)))
+        }
+        Some(Link::Syncing { left_bytes, read_bytes: _ }) => {
+            wait(format!("it receives the data ({} left)", show_size(*left_bytes)))
+        }
         Some(Link::Up | Link::Down) | None => wait("its link to the primary is not up".to_owned()),
     }
 }
 
-fn up(member: &MemberFacts) -> Option<&Running> {
+/// The server of a member, if it answers and has its data.
+pub(super) fn up(member: &MemberFacts) -> Option<&Running> {
     match &member.server {
         Server::Up(running) if !running.loading => Some(running),
         Server::Up(_) | Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,
     }
 }
 
-fn in_force(fellow: &Fellow<'_>) -> Option<Overlay> {
+pub(super) fn in_force(fellow: &Fellow<'_>) -> Option<Overlay> {
     up(fellow.member).and_then(|_| fellow.member.role_in_force())
 }
 
@@ -124,10 +169,11 @@ fn led(fellows: &[Fellow<'_>], primary: usize) -> Stage {
         let Some(found) = in_force(fellow) else { continue };
         let wanted = Overlay::follower(leader.endpoint.clone());
         let as_wanted = found == wanted && fellow.member.role_on_disk().as_ref() == Some(&wanted);
-        if (as_wanted && fellow.member.follows_as_itself()) || is_last_copy(leader, fellow, &found) {
+        let stays = is_last_copy(leader, fellow, &found) || (!fellow.wanted && snapshot::gave_away(fellows, fellow));
+        if (as_wanted && fellow.member.follows_as_itself()) || stays {
             continue;
         }
-        let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED);
+        let was_primary = fellow.member.role_on_disk() == Some(Overlay::FENCED) && !fellow.member.marker.is_vessel();
         let stage = if was_primary { RoleStage::Demote } else { RoleStage::Attach };
         turns.push(Turn { of, stage, after: Twin::both(wanted) });
     }
@@ -149,16 +195,22 @@ fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
     if fellows.iter().any(|fellow| in_force(fellow).is_none()) {
         return Stage::Headless;
     }
-    let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED);
+    let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED) && snapshot::may_lead(fellows, fellow);
     let on_disk = |fellow: &Fellow<'_>| fellow.member.role_on_disk();
     let file = |wanted: &Overlay| in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).as_ref() == Some(wanted));
     let promoted = in_order().find(|(_, fellow)| fenced(fellow) && on_disk(fellow).is_some_and(|role| role.follows.is_some()));
+    if in_order().filter(|(_, fellow)| fenced(fellow) && on_disk(fellow) == Some(Overlay::FENCED)).count() > 1 {
+        return held("two of its members were its primary");
+    }
     match (file(&Overlay::OPEN), promoted, file(&Overlay::FENCED)) {
         // Its file was written last, the fence is still to be lifted.
         (Some((of, _)), None, _) => turn(of, RoleStage::Open, Overlay::OPEN),
         (None, Some((of, target)), _) => open_promoted(fellows, of, target),
         (None, None, Some((of, source))) => promote(fellows, of, source, chosen(of)),
         (Some(_), Some(_), _) => held("two of its members are on their way to be the primary"),
+        (None, None, None) if fellows.iter().any(|fellow| fellow.member.marker.is_vessel()) => {
+            held("the member from which its data was to be carried is gone")
+        }
         (None, None, None) => held("all of its members are replicas"),
     }
 }

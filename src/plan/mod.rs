@@ -10,12 +10,14 @@ mod identity;
 mod instance;
 mod limits;
 mod migration;
+mod moves;
 mod open;
 mod ports;
 mod record;
 mod room;
 mod settings;
 pub mod show;
+mod snapshot;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use std::collections::BTreeMap;
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
+use crate::model::moves::Move;
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
 use crate::model::record::FleetRecord;
@@ -100,6 +103,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         refused: result.refused,
         unseen: unseen.collect(),
         notes: result.notes,
+        moves: result.moves,
     }
 }
 
@@ -132,6 +136,7 @@ struct Decision {
     held: Vec<Held>,
     refused: Vec<Refusal>,
     notes: Vec<Note>,
+    moves: Vec<Move>,
 }
 
 impl Decision {
@@ -155,11 +160,12 @@ impl Decision {
     }
 
     fn extend(&mut self, other: Self) {
-        let Self { steps, held, refused, notes } = other;
+        let Self { steps, held, refused, notes, moves } = other;
         self.steps.extend(steps);
         self.held.extend(held);
         self.refused.extend(refused);
         self.notes.extend(notes);
+        self.moves.extend(moves);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::model::desired::UndeclaredUsers;
 use crate::model::live::{Folder, MemberFacts, Running};
 use crate::model::name::{InstanceName, SettingName, UserName};
 use crate::model::plan::{Cause, HeldReason};
+use crate::model::snapshot::Seed;
 use crate::model::spec::InstanceSpec;
 
 /// Starts a server that is down.
@@ -164,7 +165,8 @@ fn startable(member: &MemberFacts, binary: &BinaryFacts, declared: &InstanceSpec
     if data.folder != Folder::Present {
         return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
     }
-    if member.is_unborn() {
+    // One that awaits its data from elsewhere has none to lose.
+    if member.is_unborn() || member.marker.seed == Some(Seed::Awaited) {
         return Ok(declared.clone());
     }
     let asked_for = member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes");

@@ -11,12 +11,13 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use valkeeper::apply::schedule::Pace;
 use valkeeper::model::action::{Action, CutOverParts};
-use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, Origin};
+use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, MoveBy, Origin};
 use valkeeper::model::live::{Member, Observed, Server};
 use valkeeper::model::name::{InstanceName, NodeName, SettingName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::plan::{HeldReason, Plan, Step, Subject};
 use valkeeper::model::role::{self, Link, Overlay};
+use valkeeper::model::snapshot::{Seed, Snapshot, SnapshotId};
 use valkeeper::plan::plan;
 
 use crate::sim::{Fault, Sim};
@@ -48,6 +49,8 @@ struct World {
     holds: BTreeMap<(NodeName, InstanceName), u64>,
     /// How many writes of an instance were acknowledged, by its identity.
     acknowledged: BTreeMap<String, u64>,
+    /// How many writes are in a snapshot, and whether losing others was asked for.
+    snapshots: BTreeMap<SnapshotId, (u64, bool)>,
     histories: u64,
     handed_over: u64,
     /// Only one world is run, and somebody wants to know why.
@@ -65,6 +68,7 @@ impl World {
             sim,
             holds: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             histories: 0,
             handed_over: 0,
             tells: std::env::var_os("VALKEEPER_SEED").is_some(),
@@ -100,6 +104,11 @@ impl World {
             instance.shard = shards.choose(rng).unwrap().clone();
             (instance.port, instance.protect) = (None, false);
             let nodes = &desired.shards[&instance.shard].nodes;
+            instance.move_by = match rng.random_range(0..10) {
+                0..5 => MoveBy::Replication,
+                5..9 => MoveBy::Snapshot,
+                _ => MoveBy::SnapshotUnfenced,
+            };
             instance.primary = rng.random_bool(0.3).then(|| nodes.choose(rng).unwrap().clone());
             // All of them keep what they have on disk: what a restart may cost is the other laws'.
             instance.settings = BASE_SETTINGS
@@ -192,8 +201,27 @@ impl World {
         if self.tells {
             eprintln!("{}: {outcome:?}", valkeeper::plan::show::step_line(step));
         }
+        self.ship();
         self.breathe(flows);
         outcome
+    }
+
+    /// Snapshots hold what their members held, and members what they were seeded with.
+    fn ship(&mut self) {
+        for (node, facts) in self.sim.shown().seen_nodes() {
+            for (name, member) in &facts.members {
+                let Member::Marked(member) = &**member else { continue };
+                let holds = self.holds.entry((node.clone(), name.clone())).or_default();
+                if let Some(made) = member.marker.snapshot.as_ref().and_then(Snapshot::made) {
+                    self.snapshots.entry(made.id.clone()).or_insert((*holds, !made.fenced));
+                }
+                match &member.marker.seed {
+                    Some(Seed::Awaited) => *holds = 0,
+                    Some(Seed::Placed { id }) => *holds = self.snapshots[id].0,
+                    Some(Seed::Opened { .. }) | None => {}
+                }
+            }
+        }
     }
 
     /// What the controller asks both nodes before it promotes.
@@ -259,6 +287,11 @@ impl World {
             let acknowledged = self.acknowledged.entry(format!("{name} {}", member.marker.uid)).or_default();
             if self.tells {
                 eprintln!("    {name} on {node}: {has} of {acknowledged}");
+            }
+            let seed = member.marker.seed.as_ref().and_then(Seed::opened);
+            if let Some((_, lossy @ true)) = seed.and_then(|id| self.snapshots.get_mut(id)) {
+                // Only what was written before it was opened may be lost.
+                (*lossy, *acknowledged) = (false, *has);
             }
             if *has < *acknowledged {
                 self.sim.law(format!("{name} on {node} takes writes with {has} of {acknowledged}"));

@@ -36,6 +36,7 @@ mod ran;
 mod repo;
 mod sim;
 mod site;
+mod snapshots;
 mod ssh_nodes;
 mod support;
 mod tidy;

@@ -27,7 +27,25 @@ pub fn everything() -> Status {
             "state": state, "since": "2026-11-20T09:00:00Z", "message": "x", "tenant": "acme", "shard": "a", "node": "n1",
             "port": 6400, "version": "8.0.1", "drift": 2, "requested": 1, "suspended": suspended, "attempts": 3,
             "retry_at": null,
+            "members": {
+                "n1": { "role": "fenced", "link_up": null, "lag_bytes": null, "fenced_seconds": 40 },
+                "n2": { "role": "replica", "link_up": true, "lag_bytes": 512, "fenced_seconds": null },
+            },
+            "moving": {
+                "instance": "cache",
+                "from": { "node": "n1", "address": "127.0.0.1:6400" }, "to": { "node": "n2", "address": "127.0.0.1:6401" },
+                "script": [
+                    { "stage": "join", "nodes": ["n2"], "progress": "done" },
+                    { "stage": "catch-up", "nodes": ["n2"], "progress": "now" },
+                    { "stage": "cut-over", "nodes": ["n1", "n2"], "progress": "to-come" },
+                ],
+                "amount": { "node": "n2", "of": "dataset", "done_bytes": 1000, "total_bytes": 5000 },
+                "waits_for": "secret-in-a-message",
+                "remaining": [{ "node": "n1", "address": "127.0.0.1:6400", "answers": "NOREPLICAS", "connections": 3 }],
+                "pace": { "seconds_in_stage": 9, "attempt": 2, "bytes_per_second": 500, "seconds_left": 8 },
+            },
             "held": [
+                { "what": "any change of roles", "reason": "two-primaries", "message": "m", "alarm": true },
                 { "what": "delete", "reason": "approval", "message": "m" },
                 { "what": "restart", "reason": "approval", "message": "m" },
             ],
@@ -93,6 +111,7 @@ fn plan() -> Plan {
         refused: Vec::new(),
         unseen: std::collections::BTreeMap::new(),
         notes: Vec::new(),
+        moves: Vec::new(),
     }
 }
 
@@ -148,6 +167,19 @@ fn the_gauges_say_what_the_status_says() {
     says("valkeeper_instance_drift_found_total{instance=\"queue\"}", "0");
     says("valkeeper_source_problem{kind=\"verify\"}", "1");
     says("valkeeper_source_problem{kind=\"fetch\"}", "0");
+    says("valkeeper_move_stage{instance=\"cache\",stage=\"catch-up\"}", "1");
+    says("valkeeper_move_stage{instance=\"cache\",stage=\"join\"}", "0");
+    says("valkeeper_move_stage_seconds{instance=\"cache\"}", "9");
+    says("valkeeper_move_attempt{instance=\"cache\"}", "2");
+    says("valkeeper_move_done_bytes{instance=\"cache\"}", "1000");
+    says("valkeeper_move_total_bytes{instance=\"cache\"}", "5000");
+    says("valkeeper_move_bytes_per_second{instance=\"cache\"}", "500");
+    says("valkeeper_move_left_seconds{instance=\"cache\"}", "8");
+    says("valkeeper_move_remaining_connections{instance=\"cache\",node=\"n1\"}", "3");
+    says("valkeeper_replica_link_up{instance=\"cache\",node=\"n2\"}", "1");
+    says("valkeeper_replica_lag_bytes{instance=\"cache\",node=\"n2\"}", "512");
+    says("valkeeper_fence_held_seconds{instance=\"cache\",node=\"n1\"}", "40");
+    says("valkeeper_role_refused{instance=\"cache\",reason=\"two-primaries\"}", "1");
     says("valkeeper_suspension_end_timestamp_seconds{instance=\"cache\"}", "1795176000");
     says("valkeeper_planned_steps_total{action=\"purge\",cause=\"requested\"}", "1");
     says("valkeeper_source_verifications_total{result=\"failure\"}", "1");
@@ -176,13 +208,29 @@ fn series_go_with_their_object_and_do_not_come_back_with_its_name() {
     status.nodes.remove(&node("n1"));
     metrics.set_status(Arc::new(status));
     let scrape = metrics.render().unwrap();
-    assert!(!scrape.contains("cache") && !scrape.contains("n1\""), "{scrape}");
+    assert!(!scrape.contains("cache") && !scrape.contains("{node=\"n1\""), "{scrape}");
     assert!(scrape.contains("queue") && scrape.contains("n2"));
 
     metrics.set_status(Arc::new(everything()));
     let again = metrics.render().unwrap();
     assert_eq!(value(&again, "valkeeper_instance_drift_found_total{instance=\"cache\"}"), Some("0"));
     assert_eq!(value(&again, "valkeeper_node_observe_duration_seconds{node=\"n1\"}"), None);
+}
+
+#[test]
+fn the_series_of_a_move_go_when_it_ends() {
+    let metrics = after_everything();
+    let mut status = everything();
+    status.instances.values_mut().for_each(|instance| {
+        instance.moving = None;
+        instance.members.clear();
+        instance.held.clear();
+    });
+    metrics.set_status(Arc::new(status));
+    let scrape = metrics.render().unwrap();
+    for family in ["valkeeper_move_", "valkeeper_replica_", "valkeeper_fence_", "valkeeper_role_"] {
+        assert!(after_everything().render().unwrap().contains(family) && !scrape.contains(family), "{family}\n{scrape}");
+    }
 }
 
 #[test]

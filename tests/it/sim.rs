@@ -15,6 +15,7 @@ use valkeeper::model::marker::Stage;
 use valkeeper::model::name::{InstanceName, NodeName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::plan::{Step, Subject};
+use valkeeper::model::snapshot::{Ship, Shipping, Snapshot, SnapshotId};
 use valkeeper::model::spec::InstanceSpec;
 
 /// What goes wrong with one step.
@@ -43,6 +44,8 @@ pub struct Sim {
     /// A person approved a revision that may empty instances.
     pub loss_allowed: Mutex<bool>,
     pub broken_laws: Mutex<Vec<String>>,
+    /// How many snapshots were written.
+    pub snapshots: Mutex<u64>,
 }
 
 impl Sim {
@@ -57,6 +60,7 @@ impl Sim {
             attic: Mutex::default(),
             loss_allowed: Mutex::default(),
             broken_laws: Mutex::default(),
+            snapshots: Mutex::default(),
         }
     }
 
@@ -74,6 +78,9 @@ impl Sim {
             let CutOverParts { fence, call_off: _, promote, open, demote } = change.parts(step);
             let not_done = [fence, promote, open, demote].iter().map(|part| self.take(part)).find(|outcome| !outcome.is_done());
             return not_done.unwrap_or(Outcome::Done);
+        }
+        if let Some(seed) = step.seed() {
+            return if self.has_snapshot(step) { self.take(&seed) } else { Outcome::Failed("no such snapshot".into()) };
         }
         if self.unseen.lock().unwrap().contains(&step.node) {
             self.law(format!("a step on the unseen node {}: {step:?}", step.node));
@@ -98,6 +105,7 @@ impl Sim {
             self.put_aside(step, node, &effect);
             happen(node, &step.subject, &effect, &binary);
             self.bring_back(step, node, &effect);
+            self.name_snapshot(step, node, &effect);
             self.watch_stop(step, node, &effect);
             self.read_data(step, node, &effect);
         }
@@ -126,6 +134,28 @@ impl Sim {
             member.marker.stage = Stage::Active;
             node.members.insert(name.clone(), Arc::new(Member::Marked(member)));
         }
+    }
+
+    /// Every snapshot has a name of its own; `happen` has no dice.
+    fn name_snapshot(&self, step: &Step, node: &mut NodeFacts, effect: &Effect) {
+        let (Effect::Ship(Ship::Sum), Subject::Instance(name)) = (effect, &step.subject) else { return };
+        let mut count = self.snapshots.lock().unwrap();
+        *count += 1;
+        if let Some(Member::Marked(member)) = node.members.get_mut(name).map(Arc::make_mut)
+            && let Some(Snapshot::Made(made)) = &mut member.marker.snapshot
+        {
+            made.id = SnapshotId::new(&format!("{:032x}", *count)).unwrap();
+        }
+    }
+
+    /// Is what a step is to carry still at its source?
+    fn has_snapshot(&self, step: &Step) -> bool {
+        let (Action::Ship(shipping), Subject::Instance(name)) = (&step.action, &step.subject) else { return false };
+        let Shipping::Carry { source, made } = &**shipping else { return false };
+        let shown = self.shown();
+        let note =
+            shown.seen(source).and_then(|(facts, _)| facts.member(name)).and_then(|member| member.marker.snapshot.as_ref());
+        note.and_then(Snapshot::made) == Some(made)
     }
 
     fn treasured<'a>(&self, step: &'a Step, node: &'a NodeFacts) -> Option<(&'a InstanceName, &'a MemberFacts)> {

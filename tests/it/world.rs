@@ -131,6 +131,7 @@ fn wish(rng: &mut StdRng, shard: ShardName, index: u16) -> DesiredInstance {
         ensure: if rng.random_bool(0.1) { Ensure::Absent } else { Ensure::Present },
         protect: rng.random_bool(0.1),
         primary: None,
+        move_by: Default::default(),
         port: rng.random_bool(0.2).then(|| 6420 + 2 * index + rng.random_range(0..2)),
         settings,
         users: (0..3)

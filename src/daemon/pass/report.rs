@@ -10,6 +10,7 @@ use super::{Ended, Next, Passes, Scene};
 use crate::apply::schedule::Report;
 use crate::daemon::backoff::later;
 use crate::daemon::lifecycle;
+use crate::daemon::members::members;
 use crate::daemon::status::{NodeStatus, PassResult, PassStatus, Problem, Status};
 use crate::daemon::systemd;
 use crate::host::clock;
@@ -53,6 +54,7 @@ impl Passes {
     pub(super) fn publish(&mut self, scene: Option<&Scene>) {
         let now = clock::now();
         if let Some(scene) = scene {
+            let members = members(&scene.in_force.desired, &scene.live, &mut self.fences, self.clock.elapsed());
             self.instances = lifecycle::instances(&lifecycle::Scene {
                 desired: &scene.in_force.desired,
                 live: &scene.live,
@@ -60,6 +62,7 @@ impl Passes {
                 backoff: &self.backoff,
                 suspended: &scene.record.suspended,
                 before: &self.instances,
+                members,
                 now,
             });
             self.nodes = nodes(&scene.live, &self.nodes, now);

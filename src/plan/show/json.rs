@@ -12,6 +12,7 @@ use crate::model::desired::Desired;
 use crate::model::live::Live;
 use crate::model::name::InstanceName;
 use crate::model::plan::{Cause, Cost, Plan, Step, Subject};
+use crate::model::snapshot::Shipping;
 use crate::plan::forward::{carry, narrowed};
 
 /// Grows in its first part when a reader of the old form would misread the new one.
@@ -21,7 +22,7 @@ pub const FORMAT_VERSION: &str = "1.0";
 pub fn json(view: &View<'_>) -> Value {
     let View { desired, live, plan, rest } = view;
     let counts = counts(plan);
-    json!({
+    let mut shown = json!({
         "format_version": FORMAT_VERSION,
         "fleet": plan.fleet,
         "revision": plan.revision,
@@ -42,7 +43,12 @@ pub fn json(view: &View<'_>) -> Value {
         "refused": plan.refused.iter().map(|refusal| json!({ "problem": refusal.problem, "cure": refusal.cure })).collect::<Vec<_>>(),
         "unseen": plan.unseen,
         "notes": plan.notes.iter().map(words::note).collect::<Vec<_>>(),
-    })
+    });
+    // Most plans have none.
+    if let Some(shown) = shown.as_object_mut().filter(|_| !plan.moves.is_empty()) {
+        shown.insert("moves".to_owned(), json!(plan.moves));
+    }
+    shown
 }
 
 /// What a step does, without what it happens to cost at the moment: a saved plan authorises this.
@@ -79,6 +85,9 @@ fn cost(cost: &Cost) -> Value {
         Cost::Rewrite { .. } => "rewrite",
         Cost::Shrinks { .. } => "shrinks",
         Cost::SwitchOver { .. } => "switch-over",
+        Cost::WritesWait { .. } => "writes-wait",
+        Cost::WritesLost => "writes-lost",
+        Cost::Carries { .. } => "carries",
         Cost::DataGone { .. } => "data-gone",
     };
     json!({ "kind": kind, "message": words::cost(cost) })
@@ -111,6 +120,12 @@ fn action(action: &Action) -> Value {
         Action::CutOver(change) => {
             json!({ "target": change.target, "from": change.from.to_string(), "to": change.to.to_string() })
         }
+        // Which snapshot it will be nobody can foresee.
+        Action::Ship(shipping) => match &**shipping {
+            Shipping::Take { fenced } => json!({ "fenced": fenced }),
+            Shipping::Carry { source, made: _ } => json!({ "source": source }),
+            Shipping::Seed { made: _ } => json!({}),
+        },
         Action::SetUser(change) => json!({
             "user": change.user, "before": change.change.before(), "after": change.change.after(), "closes_connections": change.close,
         }),

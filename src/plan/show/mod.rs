@@ -5,6 +5,7 @@ mod authority;
 mod diff;
 mod json;
 mod markdown;
+mod moves;
 mod text;
 mod words;
 
@@ -18,6 +19,7 @@ use crate::model::plan::{Cause, Plan, Step, Subject};
 pub use authority::Authority;
 pub use json::{FORMAT_VERSION, identity, json};
 pub use markdown::markdown;
+pub use moves::{lines as move_lines, progress as move_progress};
 pub use text::{step_line, text};
 pub use words::{cost, held_reason};
 

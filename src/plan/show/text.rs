@@ -1,7 +1,6 @@
 //! The plan as text, in Terraform's symbols and wording where it has any; readable without colour.
 
-use super::words;
-use super::{Verb, View, by_subject, diff, summary};
+use super::{Verb, View, by_subject, diff, moves, summary, words};
 use crate::model::action::{Action, Creation, Opening, UserChange};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::{Half, Twin};
@@ -32,6 +31,7 @@ pub fn text(view: &View<'_>) -> String {
     }
     records(&mut out, &groups);
     section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
+    section(&mut out, "Moves:", plan.moves.iter().flat_map(moves::lines));
     held_back(&mut out, plan, desired, live);
     section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
     let then = rest.iter().enumerate().flat_map(|(pass, later)| {
@@ -144,7 +144,7 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
                 out.line(5, &format!("~ {}: {} -> {}{place}{drift}", line.name, line.before, line.after));
             }
         }
-        Action::ChangeRole(_) | Action::CutOver(_) => {
+        Action::ChangeRole(_) | Action::CutOver(_) | Action::Ship(_) => {
             out.line(3, &format!("~ the server on node {}: {} {tail}", step.node, step.action.imperative()));
         }
         Action::SetUser(change) => {
@@ -189,6 +189,7 @@ fn create(out: &mut Page, creation: &Creation, desired: &Desired, step: &Step, b
         Reach::Ssh(to) => format!("at {to}"),
     });
     out.line(3, &format!("+ server {} [{}]", reach.unwrap_or_default(), words::cause(step.cause)));
+    step.costs.iter().for_each(|cost| out.line(5, &format!("! {}", words::cost(cost))));
     if creation.protect {
         out.line(5, "+ protected from deletion");
     }
@@ -260,6 +261,12 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
         (None, Some(since)) => out.line(3, &format!(". its time to leave begins {since} [bookkeeping]")),
         (Some(_), None) => out.line(3, ". it stays [bookkeeping]"),
         (None, None) | (Some(_), Some(_)) => {}
+    }
+    if before.snapshot.is_some() && after.snapshot.is_none() {
+        out.line(3, ". its snapshot is of no use any more [bookkeeping]");
+    }
+    if after.is_vessel() && !before.is_vessel() {
+        out.line(3, ". what it holds gives way to the snapshot that is to come [bookkeeping]");
     }
     if before.applied != after.applied {
         out.line(3, &format!(". what was applied is noted in the marker {tail}"));

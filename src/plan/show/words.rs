@@ -45,9 +45,21 @@ pub fn cost(cost: &Cost) -> String {
             show_size(*used_bytes),
             show_size(*limit_bytes)
         ),
-        Cost::SwitchOver { from, to } => {
-            format!("writers wait for some milliseconds; clients go from {from} to {to}, and {from} sends them there")
+        Cost::SwitchOver { from, to, connections } => {
+            let closed = connections.map_or("every connection".to_owned(), |number| count(number, "connection"));
+            format!(
+                "writers wait for some milliseconds; clients go from {from} to {to}: {closed} closed, and {from} sends them there"
+            )
         }
+        Cost::WritesWait { bytes } => format!(
+            "writes fail from before the snapshot until the new server is open: as long as it takes to write, carry and load {}",
+            show_size(*bytes)
+        ),
+        Cost::WritesLost => {
+            "ALL WRITES AFTER THE SNAPSHOT ARE LOST (move = \"snapshot-unfenced\"): the old server takes them until the new one is ready"
+                .to_owned()
+        }
+        Cost::Carries { bytes } => format!("carries {} through this machine", show_size(*bytes)),
         Cost::DataGone { bytes } => format!("removes {} for good", show_size(*bytes)),
     }
 }
@@ -100,6 +112,7 @@ fn free(action: &Action) -> &'static str {
         Action::CreateInstance(_)
         | Action::ChangeRole(_)
         | Action::CutOver(_)
+        | Action::Ship(_)
         | Action::StartInstance(_)
         | Action::ReopenInstance(_)
         | Action::UpgradeInstance(_)
@@ -149,10 +162,7 @@ pub fn held_reason(reason: &HeldReason) -> String {
             from.saturating_sub(1),
             keys_up_to(*used)
         ),
-        HeldReason::Downgrade { runs, installed } => format!(
-            "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data: \
-             install {runs} or a newer one again"
-        ),
+        HeldReason::Downgrade { runs, installed } => downgrade(runs, installed),
         HeldReason::PortTaken { node, port, by: None } => {
             format!("something else listens on port {port} of node {node}: free it or declare another port")
         }
@@ -183,12 +193,13 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::Syncing { node, why } => format!("waits for its replica on node {node}: {why}"),
         HeldReason::TwoPrimaries { nodes } => two_primaries(nodes),
         HeldReason::NoPrimary { why } => no_primary(why),
-        HeldReason::ForeignFailover { node } => {
-            format!("somebody began a FAILOVER of its server on node {node}: let it end, or end it with FAILOVER ABORT")
-        }
+        HeldReason::ForeignFailover { node } => foreign_failover(node),
         HeldReason::NoAddress { node } => {
             format!("node {node} has no address at which the other members reach it: give it one in [nodes.{node}]")
         }
+        HeldReason::ForeignTarget { node, why } => foreign_target(node, why),
+        HeldReason::FullerMember { node, fuller } => fuller_member(node, fuller),
+        HeldReason::PromotionUnseen { node, why } => promotion_unseen(node, why),
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
     }
 }
@@ -206,6 +217,35 @@ fn no_primary(why: &str) -> String {
     format!(
         "{why}, so no server of it takes writes, and none is made to: look which of them has the newest data, and make that one a \
          primary by hand (REPLICAOF NO ONE, then CONFIG SET min-replicas-to-write 0)"
+    )
+}
+
+fn foreign_failover(node: &NodeName) -> String {
+    format!("somebody began a FAILOVER of its server on node {node}: let it end, or end it with FAILOVER ABORT")
+}
+
+fn foreign_target(node: &NodeName, why: &str) -> String {
+    format!(
+        "a member is to join on node {node}, and what stands there under its name is not ours to touch ({why}): look whose it is, \
+         move it away, or name another node"
+    )
+}
+
+fn fuller_member(node: &NodeName, fuller: &NodeName) -> String {
+    format!(
+        "its server on node {node} would be the primary, and the one on node {fuller} has what it lacks: look what each of them \
+         holds (INFO keyspace, INFO replication), and make the one with the data the primary by hand"
+    )
+}
+
+fn promotion_unseen(node: &NodeName, why: &str) -> String {
+    format!("node {node} could not be seen, and nobody takes over before all members are: {why}")
+}
+
+fn downgrade(runs: &str, installed: &str) -> String {
+    format!(
+        "it runs valkey-server {runs}, and the older {installed} is installed, which may not be able to read its data: install \
+         {runs} or a newer one again"
     )
 }
 

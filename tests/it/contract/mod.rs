@@ -41,9 +41,16 @@ fn parse(text: &str) -> Desired {
 async fn settle(desired: &Desired, fleet: &(impl Observe + Execute)) -> Applied {
     let first = reconcile::look(desired, fleet).await;
     let (_stop, stopped) = watch::channel(false);
-    let applied =
-        reconcile::settle(desired, fleet, first, None, &stopped, &Mutex::new(|_: valkeeper::apply::schedule::Event<'_>| {}))
-            .await;
+    let applied = reconcile::settle(
+        desired,
+        fleet,
+        first,
+        None,
+        reconcile::PATIENCE,
+        &stopped,
+        &Mutex::new(|_: valkeeper::apply::schedule::Event<'_>| {}),
+    )
+    .await;
     let failed: Vec<String> =
         applied.failed.values().map(|(step, outcome)| format!("{}: {outcome}", show::step_line(step))).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use valkeeper::fleet::{Look, local::Local};
+use valkeeper::host::tell::Tell;
 use valkeeper::model::live::{Member, SetAside};
 use valkeeper::model::name::{FleetName, NodeName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::record::{FleetRecord, Seat};
 use valkeeper::observe::LocalNode;
-use valkeeper::wire::{self, Answered, Asked, Hello, Reply, Request, Turn};
+use valkeeper::wire::{self, Answered, Asked, Chunk, Hello, Reply, Request, Turn};
 
 use super::Hosts;
 use crate::site::{Ran, finish};
@@ -47,12 +48,19 @@ async fn the_liar() {
                 }
             }
             Request::Observe { .. } => observed(&lie, local.look().await.unwrap()),
+            Request::Acquire { holder } if lie == "pieces" => Reply::Turn(local.acquire(&holder).await),
+            Request::Perform { step, fleet } if lie == "pieces" => {
+                Reply::Performed(local.perform(&step, fleet.as_ref(), &Tell::nobody()).await)
+            }
             Request::Acquire { .. } => Reply::Turn(Turn::Taken),
             Request::Release => Reply::Released,
             Request::Prepare | Request::Leave { .. } => Reply::Done(Ok(())),
             Request::Perform { .. } if lie == "other-reply" => Reply::Released,
             Request::Position { instance } => Reply::Position(local.position(&instance).await),
             Request::Perform { .. } => Reply::Performed(Outcome::Done),
+            // Nothing is as long as it says, and all of it arrived.
+            Request::Piece { .. } => Reply::Piece(Ok(Chunk(Vec::new()))),
+            Request::Arrived { .. } | Request::Store { .. } => Reply::Arrived(Ok(u64::MAX)),
             Request::Beat => continue,
         };
         let id = if lie == "other-id" { id + 1 } else { id };

@@ -4,6 +4,7 @@ mod hostile;
 mod kept;
 mod lies;
 mod serves;
+mod ships;
 
 use std::fs;
 use std::net::TcpStream;

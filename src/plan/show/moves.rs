@@ -1,0 +1,87 @@
+//! Moves in words: a block for each, the same in plan and status.
+
+use std::time::Duration;
+
+use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Pace, Progress, Remaining, Site};
+use crate::model::name::NodeName;
+use crate::model::size::{show_duration, show_size};
+
+/// The script, a stage a line, with what is known of the present one.
+pub fn lines(it: &Move) -> Vec<String> {
+    let mut lines = vec![head(it)];
+    for act in &it.script {
+        let Act { stage, nodes, progress } = act;
+        let arrow = if nodes.len() == 2 && it.from.as_ref().is_some_and(|from| nodes.first() == Some(&from.node)) {
+            " -> "
+        } else {
+            ", "
+        };
+        let nodes = nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(arrow);
+        let mut more = if *progress == Progress::Now { present(it) } else { String::new() };
+        // Why is told once, among all that is held.
+        if *progress == Progress::Now && *stage != MoveStage::Leave && it.waits_for.is_some() {
+            more.push_str(" (held)");
+        }
+        lines.push(format!("  {:7}  {:8}  {nodes}{more}", progress.word(), stage.word()).trim_end().to_owned());
+    }
+    lines.extend(it.remaining.iter().map(remaining));
+    lines
+}
+
+/// The present stage in one line, for progress; nothing where the script is through.
+pub fn progress(it: &Move) -> Option<String> {
+    let act = it.now()?;
+    let waits = it.waits_for.iter().map(|why| format!("; {why}")).collect::<String>();
+    Some(format!("{}: {}{}{waits}", it.instance, act.stage.word(), present(it)))
+}
+
+fn head(it: &Move) -> String {
+    match (&it.from, &it.to) {
+        (Some(from), Some(to)) => format!("instance {}: from {} to {}", it.instance, site(from), site(to)),
+        (Some(_) | None, _) => format!("instance {}", it.instance),
+    }
+}
+
+fn site(site: &Site) -> String {
+    match &site.address {
+        Some(address) => format!("node {} ({address})", site.node),
+        None => format!("node {}", site.node),
+    }
+}
+
+fn present(it: &Move) -> String {
+    let amount = it.amount.iter().map(amount);
+    let pace = it.pace.iter().flat_map(pace);
+    let parts: Vec<String> = amount.chain(pace).collect();
+    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) }
+}
+
+fn amount(amount: &Amount) -> String {
+    let Amount { node, of, done_bytes, total_bytes } = amount;
+    match of {
+        Flow::Dataset => format!("{} of {} on {node}", show_size(*done_bytes), show_size(*total_bytes)),
+        Flow::DatasetOfUnknownSize => format!("{} of at most {} on {node}", show_size(*done_bytes), show_size(*total_bytes)),
+        Flow::Stream => match amount.left_bytes() {
+            0 => format!("{node} has all {total_bytes} B of the stream"),
+            left => format!("{node} is at {done_bytes} of {total_bytes} B of the stream, {} behind", show_size(left)),
+        },
+    }
+}
+
+fn pace(pace: &Pace) -> Vec<String> {
+    let Pace { seconds_in_stage, attempt, bytes_per_second, seconds_left } = *pace;
+    let lasts = |seconds: u64| show_duration(Duration::from_secs(seconds));
+    let mut parts = Vec::new();
+    parts.extend(bytes_per_second.map(|bytes| format!("{}/s", show_size(bytes))));
+    parts.extend(seconds_left.map(|seconds| format!("{} left", lasts(seconds))));
+    parts.push(format!("for {}", lasts(seconds_in_stage)));
+    parts.extend((attempt > 1).then(|| format!("attempt {attempt}")));
+    parts
+}
+
+fn remaining(remaining: &Remaining) -> String {
+    let Remaining { node, address, answers, connections, until } = remaining;
+    let plural = if *connections == 1 { "" } else { "s" };
+    let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
+    format!("  {connections} connection{plural} left at {address} (node {node}), which answers {answers}{until}")
+}
