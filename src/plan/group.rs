@@ -198,9 +198,7 @@ impl<'a> Group<'a> {
     fn introduce(&mut self) {
         let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
-        let will_follow =
-            |member: &&MemberFacts| Overlay::of(&InstanceSpec::new(member.marker.applied.settings.clone())).follows.is_some();
-        let begun = self.missing.iter().filter_map(|(_, begun)| begun.filter(will_follow));
+        let begun = self.missing.iter().filter_map(|(_, begun)| begun.filter(|member| member.role_applied().follows.is_some()));
         let begun: Vec<PasswordHash> = begun.filter_map(|member| member.replication_password.clone()).collect();
         for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| !member.is_apart) {
             let others = all.iter().enumerate().filter(|(other, _)| *other != place);
