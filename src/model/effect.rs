@@ -224,6 +224,9 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>, unit: Option<Effect>
             effects.extend(mark(member, marker));
         }
     }
+    if creation.begins {
+        return effects;
+    }
     effects.extend([
         Effect::MakeFolder,
         Effect::WriteUsers { users: creation.users.clone(), without: Vec::new() },

@@ -180,7 +180,12 @@ impl MemberFacts {
 
     /// Was it a replica, or fenced, by our hand? Somebody else's `REPLICAOF` is drift.
     pub fn has_role_of_ours(&self) -> bool {
-        Overlay::of(&InstanceSpec::new(self.marker.applied.settings.clone())) != Overlay::OPEN
+        self.role_applied() != Overlay::OPEN
+    }
+
+    /// The role that it was given last, as its marker says.
+    pub fn role_applied(&self) -> Overlay {
+        Overlay::of(&InstanceSpec::new(self.marker.applied.settings.clone()))
     }
 
     /// Does it follow with the password that the others know it by?

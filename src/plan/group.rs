@@ -201,9 +201,11 @@ impl<'a> Group<'a> {
     fn introduce(&mut self) {
         let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
+        let begun = self.missing.iter().filter_map(|(_, begun)| begun.filter(|member| member.role_applied().follows.is_some()));
+        let begun: Vec<PasswordHash> = begun.filter_map(|member| member.replication_password.clone()).collect();
         for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| !member.is_apart) {
             let others = all.iter().enumerate().filter(|(other, _)| *other != place);
-            let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).collect();
+            let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).chain(begun.clone()).collect();
             others.sort_unstable();
             if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
                 member.wanted.users.insert(user, role::user(&others));
@@ -308,6 +310,7 @@ impl<'a> Group<'a> {
             users.insert(user, role::user(&others));
         }
         let creation = Creation {
+            begins: begun.is_none() && role.follows.is_some() && !self.members.is_empty(),
             fleet: scene.desired.fleet.clone(),
             uid: uid.to_owned(),
             tenant: instance.tenant.clone(),

@@ -222,6 +222,7 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
         }
     };
     let creation = Creation {
+        begins: false,
         fleet: scene.desired.fleet.clone(),
         uid,
         tenant: instance.tenant.clone(),
