@@ -32,7 +32,17 @@ pub struct Look {
 /// Observes all nodes and plans.
 pub async fn look(desired: &Desired, fleet: &impl Observe) -> Look {
     let live = fleet.observe().await;
-    let plan = plan(desired, &live);
+    consider(live, fleet, |live| plan(desired, live)).await
+}
+
+/// Plans; and again, when what the plan would like to know of the ways between nodes was asked.
+pub async fn consider(mut live: Live, fleet: &impl Observe, plan: impl Fn(&Live) -> Plan) -> Look {
+    let first = plan(&live);
+    if first.unknown.is_empty() {
+        return Look { live, plan: first };
+    }
+    live.paths = fleet.try_ways(&first.unknown).await;
+    let plan = plan(&live);
     Look { live, plan }
 }
 
@@ -63,8 +73,9 @@ impl Applied {
 const PATIENCE_LOADING: Duration = Duration::from_secs(600);
 /// How long anything else is waited for without any progress, if nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks while waiting.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Between two looks while waiting: a quarter of what was waited already, and within these. A small instance has all of its
+/// data in some milliseconds, and a look has a price.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 /// Passes in a row that may achieve nothing but conflicts: somebody changes the nodes as fast as we look.
 const IDLE_PASSES_MAX: u32 = 3;
 
@@ -99,7 +110,9 @@ pub async fn settle<F: Observe + Execute>(
             wait.in_vain = in_vain(&report);
             let pending = account(&mut applied, report);
             wait.idle = if progress || pending { 0 } else { wait.idle + 1 };
-            wait.waited = if progress { Duration::ZERO } else { wait.waited };
+            if progress {
+                (wait.waited, wait.rested) = (Duration::ZERO, Duration::ZERO);
+            }
             if pending {
                 wait.pause(stop).await;
             }
@@ -122,6 +135,8 @@ struct Wait {
     since: Stopwatch,
     /// Without any progress.
     waited: Duration,
+    /// Since the last step that came to its end.
+    rested: Duration,
     /// Passes without any progress.
     idle: u32,
     paces: Paces,
@@ -130,7 +145,14 @@ struct Wait {
 
 impl Wait {
     fn begun() -> Self {
-        Self { since: Stopwatch::start(), waited: Duration::ZERO, idle: 0, paces: Paces::default(), in_vain: BTreeSet::new() }
+        Self {
+            since: Stopwatch::start(),
+            waited: Duration::ZERO,
+            rested: Duration::ZERO,
+            idle: 0,
+            paces: Paces::default(),
+            in_vain: BTreeSet::new(),
+        }
     }
 
     fn is_over(&self, plan: &Plan, patience: Duration) -> bool {
@@ -141,7 +163,9 @@ impl Wait {
     }
 
     async fn pause(&mut self, stop: &watch::Receiver<bool>) {
-        self.waited += pause(stop).await;
+        let rest = pause(stop, self.rested).await;
+        self.waited += rest;
+        self.rested += rest;
     }
 
     /// Whatever came nearer to its end is worth waiting for.
@@ -163,13 +187,15 @@ pub fn in_vain(report: &Report) -> BTreeSet<InstanceName> {
     open.filter_map(instance).collect()
 }
 
-async fn pause(stop: &watch::Receiver<bool>) -> Duration {
+async fn pause(stop: &watch::Receiver<bool>, rested: Duration) -> Duration {
+    let (least, most) = LOOK_AGAIN;
+    let rest = (rested / 4).clamp(least, most);
     let mut stop = stop.clone();
     tokio::select! {
-        () = tokio::time::sleep(LOOK_AGAIN) => {}
+        () = tokio::time::sleep(rest) => {}
         _ = stop.changed() => {}
     }
-    LOOK_AGAIN
+    rest
 }
 
 /// Does time alone bring something new?

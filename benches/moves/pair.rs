@@ -33,12 +33,12 @@ impl Pair {
         let mut text = "[fleet]\nname = \"bench\"\n[guard]\nhandover_grace = \"0s\"\n[nodes.n1]\nlocal = \"./n1\"\n[nodes.n2]\nlocal = \"./n2\"\n\
                         [shards.a]\nnodes = [\"n1\"]\nports = \"22000-22099\"\n[shards.b]\nnodes = [\"n2\"]\nports = \"22100-22199\"\n"
             .to_owned();
-        for number in 0..self.count {
+        assert_eq!(shards.len(), self.count);
+        for (number, shard) in shards.iter().enumerate() {
             let _infallible = write!(
                 text,
-                "[instances.i{number}]\nshard = \"{}\"\nmax_memory_mb = 1024\nconfig = {{ save = \"\" }}\n[instances.i{number}.users.app]\n\
-                 password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n",
-                shards[number]
+                "[instances.i{number}]\nshard = \"{shard}\"\nmax_memory_mb = 1024\nconfig = {{ save = \"\" }}\n[instances.i{number}.users.app]\n\
+                 password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n"
             );
         }
         fs::write(self.path("desired.toml"), text).unwrap();

@@ -82,6 +82,8 @@ const JITTER: f64 = 0.05;
 const AT_ONCE_MAX: u32 = 50;
 /// The breath.
 const BREATH: Duration = Duration::from_secs(1);
+/// The least between two looks at what takes its time on a node; then a quarter of what was waited already, and a breath at most.
+const SOON: Duration = Duration::from_millis(50);
 /// So many new revisions within so long are a storm: then most of them are passed over.
 const STORM_REVISIONS: usize = 4;
 const STORM_WINDOW: Duration = Duration::from_secs(5);
@@ -112,6 +114,7 @@ pub async fn run(mut options: Options, reread: impl Fn() -> Result<Options, Stri
     info!(version = env!("CARGO_PKG_VERSION"), source = options.source.location.show(), "following");
     let mut requests = Requests::new(requests, BEAT / 4);
     let (mut in_a_row, mut storm) = (0, Storm::default());
+    let mut waited = Duration::ZERO;
     let (mut woken, mut since_asked) = (true, Stopwatch::start());
     loop {
         // What is retried, or only watched, does not ask the source each time.
@@ -143,8 +146,9 @@ pub async fn run(mut options: Options, reread: impl Fn() -> Result<Options, Stri
         let pause = match (storm, again) {
             (true, _) => STORM_PAUSE,
             (false, true) => BREATH,
-            (false, false) => pause(&options, &passes, ended),
+            (false, false) => pause(&options, &passes, ended, waited),
         };
+        waited = if ended.next == Next::Soon { waited + pause } else { Duration::ZERO };
         passes.waits(pause);
         let wake = async {
             tokio::select! {
@@ -220,11 +224,11 @@ async fn turn_to(
 }
 
 /// Until the next look: the poll, or sooner if something is due.
-fn pause(options: &Options, passes: &Passes, ended: Ended) -> Duration {
+fn pause(options: &Options, passes: &Passes, ended: Ended, waited: Duration) -> Duration {
     let jitter = 1.0 + rand::rng().random_range(-JITTER..=JITTER);
     let poll = options.poll.mul_f64(jitter);
     let poll = match (ended.next, ended.result) {
-        (Next::Soon, _) => poll.min(BREATH),
+        (Next::Soon, _) => poll.min((waited / 4).clamp(SOON, BREATH)),
         (Next::AtOnce | Next::InTime, PassResult::Watching) => poll.min(WATCHING),
         (Next::AtOnce | Next::InTime, _) => poll,
     };

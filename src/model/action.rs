@@ -91,6 +91,10 @@ pub struct Creation {
     pub protect: bool,
     pub spec: InstanceSpec,
     pub users: WantedUsers,
+    /// Only begun: who is to follow somebody has a password first, which the others are told before it is used. A replica
+    /// that is refused tries again after a second.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins: bool,
 }
 
 /// The files a server is to start from.
@@ -284,8 +288,8 @@ impl Action {
             Self::WriteRecord(_) => Standing::Elsewhere,
             Self::CreateInstance(creation) => {
                 let ours = member.marker.uid == creation.uid && member.marker.fleet == creation.fleet;
-                let grown = member.marker.stage == Stage::Active;
-                standing(ours && up && grown, ours && member.is_unborn())
+                let grown = creation.begins || (up && member.marker.stage == Stage::Active);
+                standing(ours && grown, ours && member.is_unborn())
             }
             Self::StartInstance(opening) => {
                 let file = member.spec.disk.seen().cloned().unwrap_or_default();
@@ -363,6 +367,7 @@ impl Action {
     pub fn imperative(&self) -> String {
         match self {
             Self::WriteRecord(_) => "write the fleet record".to_owned(),
+            Self::CreateInstance(creation) if creation.begins => "prepare".to_owned(),
             Self::CreateInstance(_) => "create".to_owned(),
             Self::StartInstance(_) => "start".to_owned(),
             Self::ReopenInstance(_) => "restart to let the operator in".to_owned(),

@@ -224,6 +224,9 @@ fn create(creation: &Creation, begun: Option<&MemberFacts>, unit: Option<Effect>
             effects.extend(mark(member, marker));
         }
     }
+    if creation.begins {
+        return effects;
+    }
     effects.extend([
         Effect::MakeFolder,
         Effect::WriteUsers { users: creation.users.clone(), without: Vec::new() },
@@ -505,6 +508,7 @@ impl MemberFacts {
             program_replaced: false,
             replication,
             used_memory_bytes: 0,
+            input_bytes_per_second: 0,
             databases_used,
             aof_rewriting: false,
             connections: Connections::default(),

@@ -37,7 +37,7 @@ pub async fn look(
     end: Deadline,
 ) -> Result<Memory, ValkeyError> {
     let commands = [
-        vec!["INFO", "server", "clients", "memory", "persistence", "replication", "keyspace"],
+        vec!["INFO", "server", "clients", "memory", "persistence", "stats", "replication", "keyspace"],
         vec!["CONFIG", "GET", "*"],
         vec!["ACL", "LIST"],
     ];
@@ -55,6 +55,7 @@ pub async fn look(
         program_replaced: false,
         replication: replication(&info),
         used_memory_bytes: number("used_memory"),
+        input_bytes_per_second: input_rate(&info),
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
@@ -156,6 +157,12 @@ fn databases_used(info: &str) -> u64 {
     info.lines().filter_map(number).max().map_or(0, |highest| highest + 1)
 }
 
+/// Kilobytes a second as the server has it (`instantaneous_input_kbps:12.34`), in bytes; a rate that is no number is none.
+fn input_rate(info: &str) -> u64 {
+    let whole = info_field(info, "instantaneous_input_kbps").and_then(|rate| rate.split('.').next()?.parse::<u64>().ok());
+    whole.unwrap_or_default().saturating_mul(1024)
+}
+
 /// The connections of `CLIENT LIST` by user. Left out: the operator's, which are ours, and those of other members (flag S on a
 /// primary, M on a replica), who are no clients.
 fn clients(list: &str) -> Connections {
@@ -178,6 +185,12 @@ mod tests {
     fn the_highest_database_with_keys_counts() {
         assert_eq!(databases_used("# Keyspace\r\ndb0:keys=2,expires=0,avg_ttl=0\r\ndb11:keys=1,expires=0\r\n"), 12);
         assert_eq!(databases_used("db_something:1\r\n# Keyspace\r\n"), 0);
+    }
+
+    #[test]
+    fn a_rate_that_is_no_number_is_none() {
+        assert_eq!(input_rate("instantaneous_input_kbps:12.34\r\n"), 12 << 10);
+        assert_eq!(["", "instantaneous_input_kbps:nan\r\n", "instantaneous_input_kbps:-1.00\r\n"].map(input_rate), [0; 3]);
     }
 
     #[test]

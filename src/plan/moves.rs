@@ -69,7 +69,7 @@ pub(super) fn script(scene: &Scene<'_>) -> Option<Move> {
 
 /// Says of each move that no step takes further what it waits for.
 pub(super) fn tell_what_they_wait_for(decision: &mut Decision) {
-    let Decision { steps, held, moves, refused: _, notes: _ } = decision;
+    let Decision { steps, held, moves, refused: _, notes: _, unknown: _ } = decision;
     if steps.iter().any(|step| step.cause != Cause::Bookkeeping) {
         return;
     }

@@ -80,6 +80,11 @@ pub(super) fn source(fellows: &[Fellow<'_>], move_by: MoveBy) -> Option<usize> {
     }
     let (([place], _) | ([], [place])) = (open.as_slice(), fenced.as_slice()) else { return None };
     let fellow = fellows.get(*place)?;
+    // One that is down, and would take writes if it were started, was made the primary since: a switch-over was cut short.
+    let leads = |other: &Fellow<'_>| in_force(other).is_none() && other.member.role_on_disk().is_none_or(|role| role.is_open());
+    if open.is_empty() && fellows.iter().any(leads) {
+        return None;
+    }
     let replicates = |other: &Fellow<'_>| other.wanted && is_linked(fellow, other);
     let carries = !fellow.wanted && !fellow.member.marker.is_vessel() && !fellows.iter().any(replicates);
     carries.then_some(*place)

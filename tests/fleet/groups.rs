@@ -55,6 +55,9 @@ fn a_group_on_two_hosts_follows_hands_over_and_moves() {
     // From both hosts to one, and to the other one: a move.
     for (shard, node) in [("on-n2", "n2"), ("on-n1", "n1")] {
         declare(&site, shard, "");
+        if node == "n1" {
+            a_way_that_is_closed_holds_the_move(&site, "n2", "n1");
+        }
         site.applied();
         site.applied();
         site.settled();
@@ -64,6 +67,19 @@ fn a_group_on_two_hosts_follows_hands_over_and_moves() {
     }
     let left = site.host("n2").file("/var/lib/valkeeper/instances/cache.replication");
     assert!(!left.exists(), "the password stayed behind");
+}
+
+/// Both are reached from here, and not from each other.
+fn a_way_that_is_closed_holds_the_move(site: &Site, source: &str, target: &str) {
+    let (there, here) = (site.host(target), &site.host(source).address);
+    for route in ["unreachable", "blackhole"] {
+        there.ssh(&["ip", "route", "add", route, here]);
+        let plan = site.run(&["plan"]).expect(2).says(&format!("node {target} does not reach {here}:"));
+        assert!(plan.all().contains("0 to add") && plan.all().contains("firewalls"), "{}", plan.all());
+        site.apply();
+        assert!(!there.file("/var/lib/valkeeper/instances/cache.toml").exists(), "nothing is made that could not follow");
+        there.ssh(&["ip", "route", "del", route, here]);
+    }
 }
 
 fn what_is_started_again_follows_by_itself(site: &Site, primary: &str, replica: &str) {

@@ -195,6 +195,28 @@ impl Host {
         self.set_port("forwarding", "3");
     }
 
+    /// What is sent to it gets there at this rate, such as `20mbit`. Nothing: as fast as it can.
+    pub fn slow_network(&self, rate: Option<&str>) {
+        let link = format!("vb-{}", self.machine);
+        let mut tc = run::program("tc");
+        match rate {
+            Some(rate) => {
+                tc.args(["qdisc", "replace", "dev", &link, "root", "tbf", "rate", rate, "burst", "32k", "latency", "100ms"])
+            }
+            None => tc.args(["qdisc", "del", "dev", &link, "root"]),
+        };
+        run::must(&mut tc);
+    }
+
+    /// From now on nothing gets from it to the other one; what that one sends gets here.
+    pub fn loses_what_it_sends_to(&self, other: &Self) {
+        self.ssh(&["ip", "route", "replace", "blackhole", &other.address]);
+    }
+
+    pub fn sends_again_to(&self, other: &Self) {
+        self.ssh(&["ip", "route", "del", "blackhole", &other.address]);
+    }
+
     fn set_port(&self, name: &str, state: &str) {
         let link = format!("vb-{}", self.machine);
         let mut bridge = run::program("bridge");

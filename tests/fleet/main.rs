@@ -26,6 +26,7 @@ mod identity;
 mod instances;
 mod lab;
 mod logins;
+mod moves;
 mod nodes;
 mod outages;
 #[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
@@ -35,3 +36,5 @@ mod run;
 mod secrets;
 mod site;
 mod versions;
+#[path = "../it/writers.rs"]
+mod writers;

@@ -16,8 +16,13 @@ impl Client {
     }
 
     pub fn at(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Self::within(address, Duration::from_secs(10))
+    }
+
+    /// One that waits no longer for an answer.
+    pub fn within(address: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self { reader: BufReader::new(stream) })
     }
 

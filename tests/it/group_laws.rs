@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
+use valkeeper::apply::schedule::Pace;
 use valkeeper::model::action::{Action, CutOverParts};
 use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, MoveBy, Origin};
 use valkeeper::model::live::{Member, Observed, Server};
@@ -160,10 +161,24 @@ impl World {
         }
     }
 
+    /// As the schedule does: what failed, or was not answered, is tried again.
     fn take(&mut self, step: &Step, flows: f64) -> Outcome {
+        let mut outcome = self.attempt(step, flows);
+        for _ in 1..Pace::default().tries {
+            if matches!(outcome, Outcome::Failed(_) | Outcome::NotReached(_)) {
+                outcome = self.attempt(step, flows);
+            }
+        }
+        outcome
+    }
+
+    fn attempt(&mut self, step: &Step, flows: f64) -> Outcome {
         let Action::CutOver(change) = &step.action else { return self.take_one(step, flows) };
         let CutOverParts { fence, call_off, promote, open, demote } = change.parts(step);
         let fenced = self.take_one(&fence, flows);
+        if fenced == Outcome::AlreadyDone {
+            return Outcome::Conflict("it is fenced already".into());
+        }
         if !fenced.is_done() {
             return fenced;
         }

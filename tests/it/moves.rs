@@ -16,35 +16,40 @@ const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527
 
 /// A fleet of two nodes with one instance.
 pub struct Pair {
-    /// Its nodes are behind this sshd; nothing: they are folders.
-    sshd: Option<Hosts>,
-    folders: Option<Site>,
+    ground: Ground,
+}
+
+enum Ground {
+    Folders(Site),
+    Ssh(Hosts),
 }
 
 impl Pair {
     pub fn new() -> Self {
-        Self { sshd: None, folders: Some(Site::new("")) }
+        Self { ground: Ground::Folders(Site::new("")) }
     }
 
     /// The same with nodes behind ssh, each with its agent.
     pub fn behind_ssh() -> Self {
-        Self { sshd: Some(Hosts::new()), folders: None }
+        Self { ground: Ground::Ssh(Hosts::new()) }
     }
 
     pub fn site(&self) -> &Site {
-        match (&self.sshd, &self.folders) {
-            (Some(hosts), _) => &hosts.site,
-            (None, Some(site)) => site,
-            (None, None) => panic!("it is made with one of them"),
+        match &self.ground {
+            Ground::Folders(site) => site,
+            Ground::Ssh(hosts) => &hosts.site,
         }
     }
 
     pub fn is_behind_ssh(&self) -> bool {
-        self.sshd.is_some()
+        matches!(self.ground, Ground::Ssh(_))
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.sshd.as_ref().map_or_else(|| self.site().command(arguments), |hosts| hosts.command(arguments))
+        match &self.ground {
+            Ground::Folders(site) => site.command(arguments),
+            Ground::Ssh(hosts) => hosts.command(arguments),
+        }
     }
 
     /// `nodes` of shard a, the shard of the instance, and further keys of it.
@@ -72,7 +77,7 @@ impl Pair {
         self.site().path(&format!("{node}/config/cache.conf"))
     }
 
-    fn port(&self, node: &str) -> u16 {
+    pub fn port(&self, node: &str) -> u16 {
         let config = self.site().read(&format!("{node}/config/cache.conf"));
         config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap()
     }
@@ -92,7 +97,8 @@ impl Pair {
     }
 
     pub fn places(&self) -> Places {
-        Places { configs: vec![self.config("n1"), self.config("n2")], user: "app", password: PASSWORD }
+        let configs = ["n1", "n2"].map(|node| (self.config(node), [127, 0, 0, 1].into()));
+        Places { configs: configs.into(), user: "app", password: PASSWORD, patience: Duration::from_secs(10) }
     }
 
     /// Ends a server as a crash would, if it runs.
@@ -278,8 +284,8 @@ fn a_wished_primary_takes_over_under_writers() {
     let account = writers.end();
     eprintln!("{account:?}");
     assert_eq!((account.lost, account.both_open), (0, 0), "{account:?}");
-    // Writers are held back, and then hear READONLY. On a machine that is busy elsewhere one of the eight may come too late.
-    assert!(account.refused < 4, "{account:?}");
+    // Writers are held back, and then hear READONLY. On a machine that is busy elsewhere some of the sixteen come too late.
+    assert!(account.refused < 8, "{account:?}");
     pair.site().settled();
 }
 

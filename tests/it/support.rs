@@ -279,6 +279,7 @@ pub fn fleet() -> FleetName {
 
 pub fn creation(spec: &InstanceSpec, users: WantedUsers) -> Action {
     Action::CreateInstance(Box::new(Creation {
+        begins: false,
         fleet: fleet(),
         uid: UID.to_owned(),
         tenant: None,

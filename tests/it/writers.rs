@@ -1,34 +1,38 @@
 //! Writers that follow their instance wherever it goes, and remember what was acknowledged; and a watcher that sees two
-//! members take writes at once.
+//! members take writes at once. Of the lab (`tests/fleet/`) as well.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::site::Client;
+use crate::client::Client;
 
 /// Connections at once.
 const WRITERS: usize = 8;
 /// Between two writes of one connection: together 2,000 to 3,000 a second where the disk keeps up.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Where an instance may be reached: the config files of its members.
+/// Where an instance may be reached: the config files of its members, which say the port, and their addresses.
 #[derive(Clone)]
 pub struct Places {
-    pub configs: Vec<PathBuf>,
+    pub configs: Vec<(PathBuf, IpAddr)>,
     pub user: &'static str,
     pub password: &'static str,
+    /// How long an answer is waited for.
+    pub patience: Duration,
 }
 
 impl Places {
     fn client(&self, place: usize) -> Option<Client> {
-        let config = fs::read_to_string(&self.configs[place % self.configs.len()]).ok()?;
-        let port = config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()?;
-        let mut client = Client::to(port).ok()?;
+        let (config, address) = &self.configs[place % self.configs.len()];
+        let config = fs::read_to_string(config).ok()?;
+        let port: u16 = config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()?;
+        let mut client = Client::within((*address, port).into(), self.patience).ok()?;
         (client.try_ask(&format!("AUTH {} {}", self.user, self.password))? == "+OK").then_some(client)
     }
 
@@ -37,6 +41,7 @@ impl Places {
         let mut client = self.client(place)?;
         let role = client.try_ask("INFO replication")?;
         let fence = client.try_ask("CONFIG GET min-replicas-to-write")?;
+        assert!(fence.starts_with("min-replicas-to-write "), "the watcher may not see the fence: {fence}");
         Some(role.contains("role:master") && !fence.contains("1000000"))
     }
 }
@@ -97,8 +102,8 @@ impl Writers {
         let took = self.begun.elapsed();
         let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
         let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
-        let mut account =
-            Account { acknowledged: 0, rate: 0, lost: 0, twice: 0, longest_gap: Duration::ZERO, refused: 0, both_open };
+        let (acknowledged, longest_gap) = (0, Duration::ZERO);
+        let mut account = Account { acknowledged, rate: 0, lost: 0, twice: 0, longest_gap, refused: 0, both_open };
         for (writer, Written { acknowledged, longest_gap, refused }) in written.into_iter().enumerate() {
             let list = list(self.run, writer);
             let there = client.ask(&format!("LRANGE {list} 0 -1"));

@@ -23,9 +23,20 @@ pub(super) async fn perform(nodes: &Nodes, change: &CutOver, step: &Step, tell: 
     };
     let CutOverParts { fence, call_off, promote, open, demote } = change.parts(step);
     tell.say("fencing the old primary".to_owned());
-    let fenced = nodes.perform_there(&fence, tell).await;
-    if !fenced.is_done() {
-        return fenced;
+    match nodes.perform_there(&fence, tell).await {
+        Outcome::Done => {}
+        // An earlier attempt at this step may have come as far as to open the new primary: to take the fence back now would make two.
+        Outcome::AlreadyDone => {
+            return Outcome::Conflict(
+                "the old primary takes no writes already; what comes next depends on the new one".to_owned(),
+            );
+        }
+        other @ (Outcome::Pending(_)
+        | Outcome::Conflict(_)
+        | Outcome::NotKept(_)
+        | Outcome::Failed(_)
+        | Outcome::Refused(_)
+        | Outcome::NotReached(_)) => return other,
     }
     if let Err(why) = await_the_last(nodes, change, step, name).await {
         tell.say(format!("called off: {why}"));

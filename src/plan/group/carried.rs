@@ -116,10 +116,7 @@ impl<'a> Group<'a> {
         (node, uid, port): (&NodeName, &str, Option<u16>),
     ) {
         let Some(joining) = self.missing.iter().find(|(missing, _)| *missing == node).copied() else { return };
-        if let Some((runs, installed)) = self.too_old(scene, source, joining.0) {
-            return decision.hold(self.name, "join", HeldReason::Downgrade { runs, installed });
-        }
-        if self.create(scene, decision, joining, uid, port, &Overlay::FENCED).is_some()
+        if self.create(scene, decision, joining, uid, port, &Overlay::FENCED, Some(source)).is_some()
             && let Some(step) = decision.steps.last_mut()
         {
             step.costs.push(self.price(source));
@@ -158,7 +155,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn used_bytes(&self, place: usize) -> u64 {
+    /// What a member's data takes in memory.
+    pub(super) fn used_bytes(&self, place: usize) -> u64 {
         match self.members.get(place).map(|member| &member.place.member.server) {
             Some(Server::Up(running)) => running.used_memory_bytes,
             Some(Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. }) | None => 0,
