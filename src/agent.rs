@@ -146,6 +146,7 @@ async fn answer(local: &Local, request: Request, access: Access, tell: &Tell) ->
             Reply::Arrived(local.store(&instance, &snapshot, total, from, piece).await)
         }
         (Request::Position { instance }, _) => Reply::Position(local.position(&instance).await),
+        (Request::TryWay { to }, _) => Reply::Tried(local.try_way(&to).await),
         (Request::Release, _) => {
             local.release();
             Reply::Released

@@ -32,7 +32,17 @@ pub struct Look {
 /// Observes all nodes and plans.
 pub async fn look(desired: &Desired, fleet: &impl Observe) -> Look {
     let live = fleet.observe().await;
-    let plan = plan(desired, &live);
+    consider(live, fleet, |live| plan(desired, live)).await
+}
+
+/// Plans; and again, when what the plan would like to know of the ways between nodes was asked.
+pub async fn consider(mut live: Live, fleet: &impl Observe, plan: impl Fn(&Live) -> Plan) -> Look {
+    let first = plan(&live);
+    if first.unknown.is_empty() {
+        return Look { live, plan: first };
+    }
+    live.paths = fleet.try_ways(&first.unknown).await;
+    let plan = plan(&live);
     Look { live, plan }
 }
 

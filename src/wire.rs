@@ -21,7 +21,7 @@ use crate::model::outcome::Outcome;
 use crate::model::password::Fingerprint;
 use crate::model::plan::Step;
 use crate::model::record::FleetRecord;
-use crate::model::role::Replication;
+use crate::model::role::{Endpoint, Replication};
 use crate::model::snapshot::SnapshotId;
 
 pub use chunk::Chunk;
@@ -95,6 +95,10 @@ pub enum Request {
     Position {
         instance: InstanceName,
     },
+    /// Can a server there be reached from the node?
+    TryWay {
+        to: Endpoint,
+    },
     /// A piece of this instance's snapshot from this byte on; needs the right to act, as the next two do.
     Piece {
         instance: InstanceName,
@@ -146,6 +150,8 @@ pub enum Reply {
     Progress(String),
     /// How it stands; or why that cannot be told.
     Position(Result<Replication, String>),
+    /// It can; or why not.
+    Tried(Result<(), String>),
     /// A piece; or why there is none.
     Piece(Result<Chunk, String>),
     /// How many bytes of a snapshot are there (now); or why that cannot be told, or none could be kept.

@@ -67,6 +67,7 @@ pub fn shown(desired: &Desired, binary: &BinaryFacts) -> Live {
     let mut live = Live {
         nodes: desired.nodes.keys().map(|name| (name.clone(), Observed::Seen(facts(name)))).collect(),
         binaries: [(id.clone(), Arc::new(binary.clone()))].into(),
+        paths: Default::default(),
     };
     // The record would be a copy a node; what is measured is one node's worth of it, shared.
     let first = plan(desired, &live);

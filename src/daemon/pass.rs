@@ -34,7 +34,7 @@ use crate::model::plan::{Plan, Step, Subject};
 use crate::model::record::{FleetRecord, Settled};
 use crate::plan::{amend, plan_unattended, remembered};
 use crate::reconcile::pace::Paces;
-use crate::reconcile::{in_vain, waits};
+use crate::reconcile::{Look, consider, in_vain, waits};
 use crate::repo::Repo;
 use crate::roots::{self, Places, Roots};
 
@@ -220,7 +220,7 @@ impl Passes {
         let live = fleet.observe().await;
         fleet.look_times().iter().for_each(|(node, took)| self.shared.metrics.observed(node, *took));
         let record = remembered(&in_force.desired, &live);
-        let mut plan = plan_unattended(&in_force.desired, &live);
+        let Look { live, mut plan } = consider(live, &*fleet, |live| plan_unattended(&in_force.desired, live)).await;
         // How far they ever were matters only to who gives up waiting; the daemon never does.
         let _nearer = self.paces.enter(&mut plan.moves, self.clock.elapsed(), &std::mem::take(&mut self.in_vain));
         self.shared.metrics.plan_made(&plan);

@@ -16,12 +16,12 @@ use crate::host::clock::{Deadline, Poll};
 use crate::host::layout::Layout;
 use crate::host::lock::{self, Guard, LockError};
 use crate::host::tell::Tell;
-use crate::host::{files, held};
+use crate::host::{files, held, way};
 use crate::model::live::Server;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::Step;
-use crate::model::role::Replication;
+use crate::model::role::{Endpoint, Replication};
 use crate::model::snapshot::SnapshotId;
 use crate::observe::{Limits, LocalNode, Surroundings, chain, node};
 use crate::wire::Turn;
@@ -144,6 +144,17 @@ impl Local {
             Some(Server::Up(running)) => Ok(running.replication.clone()),
             Some(other) => Err(format!("its server is {}", other.word())),
             None => Err("it is not there".to_owned()),
+        }
+    }
+
+    /// Can a server there be reached from this machine?
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_way(&self, to: &Endpoint) -> Result<(), String> {
+        match to.socket() {
+            Some(socket) => way::try_way(socket).await,
+            None => Err(format!("{to} is no address")),
         }
     }
 

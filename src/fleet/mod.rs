@@ -6,6 +6,7 @@ pub mod local;
 pub mod nodes;
 pub mod session;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -14,11 +15,15 @@ use crate::model::binary::BinaryFacts;
 use crate::model::live::{Live, NodeFacts};
 use crate::model::name::NodeName;
 use crate::model::outcome::Outcome;
+use crate::model::path::{Paths, Way};
 use crate::model::plan::Step;
 
 /// Looks at all nodes at once. Never fails: a node that cannot be seen is unseen, with the reason, within its deadline.
 pub trait Observe {
     fn observe(&self) -> impl Future<Output = Live> + Send;
+
+    /// Tries these ways, each from its own node, all at once and within a limit.
+    fn try_ways(&self, ways: &BTreeSet<Way>) -> impl Future<Output = Paths> + Send;
 }
 
 /// Takes one step on one node: test-and-set, one attempt, within its deadline; tells what it is at.

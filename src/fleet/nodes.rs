@@ -3,17 +3,18 @@
 mod carry;
 mod cut_over;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 
 use super::local::Local;
 use super::session::Session;
 use super::{Execute, Held, Look, Observe};
-use crate::host::clock::Stopwatch;
+use crate::host::clock::{Deadline, Stopwatch};
 use crate::host::held::lock;
 use crate::host::ssh::Ssh;
 use crate::host::tell::Tell;
@@ -21,11 +22,17 @@ use crate::model::action::Action;
 use crate::model::live::{BinaryId, Live, Observed};
 use crate::model::name::{FleetName, InstanceName, NodeName};
 use crate::model::outcome::Outcome;
+use crate::model::path::{Path, Paths, Way};
 use crate::model::plan::Step;
 use crate::model::role::Replication;
 use crate::model::snapshot::Shipping;
 use crate::observe::{LocalNode, Surroundings, chain};
 use crate::wire::Turn;
+
+/// Ways that are tried side by side; an agent works on as many requests at once.
+const WAYS_AT_ONCE: usize = 64;
+/// For all of them together. One that is closed takes two seconds to find out.
+const WAYS_LIMIT: Duration = Duration::from_secs(8);
 
 /// How a node is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +184,27 @@ impl Observe for Nodes {
         }
         *lock(&self.looks) = times;
         live
+    }
+
+    async fn try_ways(&self, ways: &BTreeSet<Way>) -> Paths {
+        let tries = ways.clone().into_iter().map(|way| async move {
+            let tried = match self.seats.get(&way.from) {
+                Some((_, Seat::Here(local))) => local.try_way(&way.to).await,
+                Some((_, Seat::Ssh(session))) => session.try_way(&way.to).await,
+                Some((_, Seat::Unseen(why))) => Err(why.clone()),
+                None => Err(format!("there is no node {}", way.from)),
+            };
+            (way, Path::from(tried))
+        });
+        let mut paths = Paths::default();
+        let late = || Path::Closed { why: format!("it could not be tried within {WAYS_LIMIT:?}") };
+        ways.iter().for_each(|way| paths.enter(way.clone(), late()));
+        let end = Deadline::after(WAYS_LIMIT);
+        let mut trying = stream::iter(tries).buffer_unordered(WAYS_AT_ONCE);
+        while let Some(Some((way, path))) = end.bound(trying.next()).await {
+            paths.enter(way, path);
+        }
+        paths
     }
 }
 

@@ -19,7 +19,7 @@ use crate::host::tell::Tell;
 use crate::model::name::{FleetName, InstanceName};
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Step, Subject};
-use crate::model::role::Replication;
+use crate::model::role::{Endpoint, Replication};
 use crate::model::snapshot::SnapshotId;
 use crate::wire::{Chunk, Reply, Request, Turn};
 
@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_secs(34);
 /// For all else.
 const SHORT: Duration = Duration::from_secs(5);
+/// Why a way is closed. Characters.
+const WHY_CHARS_MAX: usize = 200;
 /// How long a look waits for a node that was unseen before: it must not delay the others, and the next look will see.
 const RETURNING: Duration = Duration::from_millis(500);
 /// The pause before the second try to connect; it doubles with each further one.
@@ -256,6 +258,18 @@ impl Session {
         if let Reply::Position(position) = reply { position } else { Err(nonsense(&reply)) }
     }
 
+    /// Can a server be reached from there?
+    ///
+    /// # Errors
+    /// Why not, or why that cannot be told.
+    pub async fn try_way(&self, to: &Endpoint) -> Result<(), String> {
+        let request = Request::TryWay { to: to.clone() };
+        let reply = self.connection().await?.ask(request, SHORT, &Tell::nobody()).await?;
+        // It stands in the plan, and an agent may say what it likes.
+        let short = |why: String| why.chars().take(WHY_CHARS_MAX).collect();
+        if let Reply::Tried(tried) = reply { tried.map_err(short) } else { Err(nonsense(&reply)) }
+    }
+
     /// Asks for the right to act there.
     pub async fn acquire(&self, holder: &str) -> Turn {
         *lock(&self.holder) = Some(holder.to_owned());
@@ -446,6 +460,7 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Done(_)
         | Reply::Performed(_)
         | Reply::Position(_)
+        | Reply::Tried(_)
         | Reply::Piece(_)
         | Reply::Arrived(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),

@@ -18,3 +18,4 @@ pub mod systemd;
 pub mod tell;
 pub mod unit;
 pub mod valkey;
+pub mod way;

@@ -10,6 +10,7 @@ use super::layout::Layout;
 use super::systemd::UnitName;
 use crate::model::binary::BinaryFacts;
 use crate::model::name::InstanceName;
+use crate::model::setting::ReplicaBuffer;
 use crate::model::spec::InstanceSpec;
 
 /// The template, as it is installed.
@@ -56,11 +57,9 @@ impl Allowance {
     /// hard limit of the replicas' buffer, which `maxmemory` does not count (`freeMemoryGetNotCountedMemory` in evict.c),
     /// while buffers of clients are counted; and what an empty server takes. It is a brake for what runs away, not a share.
     pub fn of(spec: &InstanceSpec, binary: &BinaryFacts) -> Self {
-        let value = |name: &str| spec.get(name).or_else(|| binary.settings.get(name).map(|facts| facts.default.as_str()));
+        let value = |name: &str| binary.value(spec, name);
         let number = |name: &str| value(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
-        let limits = value("client-output-buffer-limit").unwrap_or_default();
-        let mut words = limits.split(' ').skip_while(|word| !matches!(*word, "slave" | "replica"));
-        let replicas = words.nth(1).and_then(|hard| hard.parse::<u64>().ok()).unwrap_or_default();
+        let replicas = value("client-output-buffer-limit").and_then(ReplicaBuffer::of).map_or(0, |limit| limit.hard_bytes);
         let max = number("maxmemory");
         let chooses = |name: &&str| spec.get(name).is_some_and(|list| !list.is_empty());
         let room = max.saturating_add(max / 2).saturating_add(replicas.max(REPLICA_BUFFER_BYTES)).saturating_add(BASE_BYTES);

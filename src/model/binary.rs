@@ -51,10 +51,14 @@ impl BinaryFacts {
         self.settings.get(name).map(|facts| facts.default.as_str())
     }
 
+    /// As these settings have it, or this binary's default.
+    pub fn value<'a>(&'a self, spec: &'a InstanceSpec, name: &str) -> Option<&'a str> {
+        spec.get(name).or_else(|| self.settings.get(name).map(|facts| facts.default.as_str()))
+    }
+
     /// A setting that is a number: as these settings have it, or this binary's default.
     pub fn number(&self, spec: &InstanceSpec, name: &str) -> Option<u64> {
-        let usual = || self.settings.get(name).map(|facts| facts.default.as_str());
-        spec.get(name).or_else(usual)?.parse().ok()
+        self.value(spec, name)?.parse().ok()
     }
 
     /// Does a server with these settings write a snapshot when it is stopped?

@@ -508,6 +508,7 @@ impl MemberFacts {
             program_replaced: false,
             replication,
             used_memory_bytes: 0,
+            input_bytes_per_second: 0,
             databases_used,
             aof_rewriting: false,
             connections: Connections::default(),

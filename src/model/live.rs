@@ -12,6 +12,7 @@ use super::change::Twin;
 use super::marker::{Marker, Stage};
 use super::name::{FleetName, InstanceName, NodeName, UserName};
 use super::password::{PasswordHash, of_random_bits};
+use super::path::Paths;
 use super::reason_or;
 use super::record::FleetRecord;
 use super::role::Replication;
@@ -41,6 +42,9 @@ pub struct Live {
     /// The binaries found on the nodes, by id.
     #[serde(default)]
     pub binaries: BTreeMap<BinaryId, Arc<BinaryFacts>>,
+    /// The ways between nodes that were asked for.
+    #[serde(default, skip_serializing_if = "Paths::is_empty")]
+    pub paths: Paths,
 }
 
 impl Live {
@@ -219,6 +223,7 @@ impl Server {
             loading: true,
             replication: Replication::default(),
             used_memory_bytes: 0,
+            input_bytes_per_second: 0,
             program_replaced: false,
             databases_used: None,
             aof_rewriting: false,
@@ -251,6 +256,9 @@ pub struct Running {
     #[serde(default)]
     pub replication: Replication,
     pub used_memory_bytes: u64,
+    /// What comes from all its clients, as it was last measured. Bytes a second.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub input_bytes_per_second: u64,
     /// How many databases its keys take: one more than the highest that holds any. Nothing: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub databases_used: Option<u64>,
@@ -266,6 +274,11 @@ impl Running {
     pub fn is_outdated(&self, installed: &BinaryFacts) -> bool {
         self.version != installed.version || self.program_replaced
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The client connections, our own left out.

@@ -61,6 +61,12 @@ pub enum MoveStage {
     Join,
     /// Replicas get what the primary has.
     CatchUp,
+    /// In a move by snapshot: the old primary takes no writes from here on.
+    Fence,
+    /// Its snapshot is written.
+    Save,
+    /// The snapshot goes to the new member, which starts with it.
+    Carry,
     /// The old primary is fenced, and the new one gets its last writes.
     CutOver,
     Promote,
@@ -142,13 +148,27 @@ impl Amount {
 }
 
 impl MoveStage {
-    pub const ALL: [Self; 7] = [Self::Join, Self::CatchUp, Self::CutOver, Self::Promote, Self::Open, Self::Demote, Self::Leave];
+    pub const ALL: [Self; 10] = [
+        Self::Join,
+        Self::CatchUp,
+        Self::Fence,
+        Self::Save,
+        Self::Carry,
+        Self::CutOver,
+        Self::Promote,
+        Self::Open,
+        Self::Demote,
+        Self::Leave,
+    ];
 
     /// As in JSON and in labels.
     pub fn word(self) -> &'static str {
         match self {
             Self::Join => "join",
             Self::CatchUp => "catch-up",
+            Self::Fence => "fence",
+            Self::Save => "save",
+            Self::Carry => "carry",
             Self::CutOver => "cut-over",
             Self::Promote => "promote",
             Self::Open => "open",

@@ -9,6 +9,8 @@ use super::action::Action;
 use super::desired::Origin;
 use super::moves::Move;
 use super::name::{FleetName, InstanceName, NodeName, SettingName, UserName};
+use super::path::Way;
+use super::preflight::Unfit;
 use super::role::Endpoint;
 
 /// Whom a step is about. Steps of one instance run in order; different instances run side by side, after the fleet's.
@@ -31,6 +33,8 @@ pub struct Plan {
     pub refused: Vec<Refusal>,
     pub unseen: BTreeMap<NodeName, String>,
     pub notes: Vec<Note>,
+    /// The ways between nodes that nobody tried yet, and on which some of the steps rest.
+    pub unknown: BTreeSet<Way>,
     /// Instances whose members are not where they shall be, in the order of their names.
     pub moves: Vec<Move>,
 }
@@ -230,6 +234,8 @@ pub enum HeldReason {
     NoAddress {
         node: NodeName,
     },
+    /// Data or writes would not come to another member as they should.
+    Unfit(Unfit),
     /// Where a member is to join, something stands that valkeeper did not make.
     ForeignTarget {
         node: NodeName,
@@ -280,6 +286,7 @@ impl HeldReason {
             Self::NoPrimary { .. } => "no-primary",
             Self::ForeignFailover { .. } => "foreign-failover",
             Self::NoAddress { .. } => "no-address",
+            Self::Unfit(why) => why.kind(),
             Self::ForeignTarget { .. } => "foreign-target",
             Self::FullerMember { .. } => "fuller-member",
             Self::PromotionUnseen { .. } => "promotion-unseen",
@@ -296,6 +303,7 @@ impl HeldReason {
             | Self::RestartLosesData { .. }
             | Self::Suspended { .. }
             | Self::ObserveOnly => true,
+            Self::Unfit(why) => why.is_guard(),
             Self::NodeUnseen { .. }
             | Self::NotAnswering { .. }
             | Self::NotOurs { .. }
@@ -353,6 +361,7 @@ impl HeldReason {
             | Self::ObserveOnly
             | Self::Syncing { .. }
             | Self::NoAddress { .. }
+            | Self::Unfit(_)
             | Self::NotOffered { .. } => false,
         }
     }

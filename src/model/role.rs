@@ -4,7 +4,7 @@
 //! which member has which role: that is `plan/group.rs`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,12 @@ pub struct Endpoint(String);
 impl Endpoint {
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self(format!("{address} {port}"))
+    }
+
+    /// Nothing for what was not made from an address, such as a host name that somebody set by hand.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        let (host, port) = self.0.split_once(' ')?;
+        Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
     }
 
     /// Host and port, as the server's command takes them.

@@ -64,6 +64,24 @@ pub fn canonical(name: &str, kind: &Kind, default: &str, value: &str) -> Result<
     }
 }
 
+/// What `client-output-buffer-limit` lets wait for a replica; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaBuffer {
+    pub hard_bytes: u64,
+    pub soft_bytes: u64,
+    /// How long it may be above the soft limit.
+    pub soft_seconds: u64,
+}
+
+impl ReplicaBuffer {
+    /// From the setting in its canonical form: `normal 0 0 0 slave 268435456 67108864 60 pubsub …`.
+    pub fn of(value: &str) -> Option<Self> {
+        let mut words = value.split(' ').skip_while(|word| !matches!(*word, "slave" | "replica")).skip(1).map(str::parse);
+        let mut next = || words.next()?.ok();
+        Some(Self { hard_bytes: next()?, soft_bytes: next()?, soft_seconds: next()? })
+    }
+}
+
 fn by_kind(kind: &Kind, value: &str) -> Result<String, ValueError> {
     match kind {
         Kind::Boolean => match value.to_ascii_lowercase().as_str() {

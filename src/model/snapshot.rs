@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::action::{self, Action, RoleStage};
-use super::change::Twin;
+use super::change::{Half, Twin};
 use super::effect::Effect;
 use super::live::{MemberFacts, Server};
 use super::marker::Marker;
@@ -194,7 +194,10 @@ impl Shipping {
             }
             Self::Carry { source: _, made } | Self::Seed { made } => {
                 let placed = member.marker.seed == Some(Seed::Placed { id: made.id.clone() });
-                (placed && up && is_fenced, up && is_fenced)
+                // Where stopping it took longer than a step, it is down by now.
+                let down = matches!(member.server, Server::Down { .. }) && member.marker.is_vessel();
+                let is_there = (up && is_fenced) || (down && found.disk == Half::Seen(Overlay::FENCED));
+                (placed && up && is_fenced, is_there)
             }
         }
     }

@@ -37,7 +37,7 @@ pub async fn look(
     end: Deadline,
 ) -> Result<Memory, ValkeyError> {
     let commands = [
-        vec!["INFO", "server", "clients", "memory", "persistence", "replication", "keyspace"],
+        vec!["INFO", "server", "clients", "memory", "persistence", "stats", "replication", "keyspace"],
         vec!["CONFIG", "GET", "*"],
         vec!["ACL", "LIST"],
     ];
@@ -55,6 +55,7 @@ pub async fn look(
         program_replaced: false,
         replication: replication(&info),
         used_memory_bytes: number("used_memory"),
+        input_bytes_per_second: input_rate(&info),
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
@@ -156,12 +157,20 @@ fn databases_used(info: &str) -> u64 {
     info.lines().filter_map(number).max().map_or(0, |highest| highest + 1)
 }
 
-/// The connections of `CLIENT LIST` by user, the operator's left out: they are ours.
+/// Kilobytes a second as the server has it (`instantaneous_input_kbps:12.34`), in bytes; a rate that is no number is none.
+fn input_rate(info: &str) -> u64 {
+    let whole = info_field(info, "instantaneous_input_kbps").and_then(|rate| rate.split('.').next()?.parse::<u64>().ok());
+    whole.unwrap_or_default().saturating_mul(1024)
+}
+
+/// The connections of `CLIENT LIST` by user. Left out: the operator's, which are ours, and those of other members (flag S on a
+/// primary, M on a replica), who are no clients.
 fn clients(list: &str) -> Connections {
     let mut by_user = BTreeMap::new();
     for line in list.lines() {
-        let user = line.split(' ').find_map(|field| field.strip_prefix("user=")).unwrap_or_default();
-        if user != OPERATOR_USER {
+        let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or_default();
+        let user = field("user=");
+        if user != OPERATOR_USER && !field("flags=").contains(['S', 'M']) {
             *by_user.entry(user.to_owned()).or_default() += 1;
         }
     }
@@ -179,8 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_that_is_no_number_is_none() {
+        assert_eq!(input_rate("instantaneous_input_kbps:12.34\r\n"), 12 << 10);
+        assert_eq!(["", "instantaneous_input_kbps:nan\r\n", "instantaneous_input_kbps:-1.00\r\n"].map(input_rate), [0; 3]);
+    }
+
+    #[test]
     fn our_own_connection_is_not_counted() {
         let seen = clients("id=1 addr=x user=app cmd=get\nid=2 user=valkeeper cmd=client|list\nid=3 user=app resp=2\n");
         assert_eq!((seen.total, seen.by_user.unwrap()["app"]), (2, 2));
+    }
+
+    #[test]
+    fn other_members_are_no_clients() {
+        let replica = "id=4 flags=S user=valkeeper-replica cmd=replconf\n";
+        let primary = "id=5 flags=M user=(superuser) cmd=ping\n";
+        assert_eq!(clients(&format!("{replica}{primary}id=6 flags=P user=app cmd=subscribe\n")).total, 1);
     }
 }

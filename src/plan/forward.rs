@@ -11,6 +11,7 @@ use crate::model::effect::{effects, happen};
 use crate::model::live::{Live, Member, NodeFacts, Observed};
 use crate::model::marker::Marker;
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER};
+use crate::model::path::Paths;
 use crate::model::plan::{HeldReason, Plan, Step, Subject};
 use crate::model::role;
 
@@ -79,7 +80,7 @@ pub fn carry(live: &mut Live, steps: &[Step]) {
 }
 
 fn carry_one(live: &mut Live, step: &Step) {
-    let Live { nodes, binaries } = live;
+    let Live { nodes, binaries, paths: _ } = live;
     let Some(Observed::Seen(node)) = nodes.get_mut(&step.node) else { return };
     let Some(binary) = binaries.get(&node.binary) else { return };
     take(node, step, binary);
@@ -96,7 +97,7 @@ fn take(node: &mut NodeFacts, step: &Step, binary: &BinaryFacts) {
 
 /// Only what concerns one instance on one node: cheap to carry forward, whatever the size of the fleet.
 pub(super) fn narrowed(live: &Live, node: &NodeName, name: &InstanceName) -> Live {
-    let mut narrow = Live { nodes: BTreeMap::new(), binaries: live.binaries.clone() };
+    let mut narrow = Live { nodes: BTreeMap::new(), binaries: live.binaries.clone(), paths: Paths::default() };
     if let Some((facts, _)) = live.seen(node) {
         let NodeFacts { observed_at, machine, binary, members, records, set_aside, ports_in_use: _, systemd, capacity } = facts;
         let facts = NodeFacts {

@@ -2,6 +2,8 @@
 //! The order of roles is `migration.rs`'s; what one member needs by itself is decided as for any other.
 
 mod carried;
+mod carried_script;
+mod hand_over;
 mod script;
 
 use std::collections::BTreeMap;
@@ -11,9 +13,10 @@ use std::time::Duration;
 use super::found::{Place, Places};
 use super::instance::{self, ANY_CHANGE, Remarks};
 use super::migration::{self, Fellow, Stage, Turn};
+use super::preflight::{self, Source, Target};
 use super::wanted::{Wanted, wanted};
-use super::{Decision, Scene, identity, open, ports};
-use crate::model::action::{self, Action, Creation, CutOver, RoleChange, RoleStage};
+use super::{Decision, Scene, identity, ports};
+use crate::model::action::{self, Action, Creation, RoleChange, RoleStage};
 use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
 use crate::model::desired::{DesiredInstance, MoveBy, Shard};
@@ -241,17 +244,24 @@ impl<'a> Group<'a> {
             None => scene.roster.uid(self.name, self.seat, &used),
         };
         let remembered = begun.and_then(ports::current);
-        let Some(port) = self.create(scene, decision, (node, begun), &uid, remembered, &Overlay::OPEN) else { return };
+        let Some(port) = self.create(scene, decision, (node, begun), &uid, remembered, &Overlay::OPEN, None) else { return };
         let leader = Overlay::follower(endpoint(scene, node, port));
         let mut added = vec![(node.clone(), port)];
+        let runs = scene.live.seen(node).map(|(_, binary)| binary.version.clone()).unwrap_or_default();
         for joining in std::mem::take(&mut self.missing) {
-            let own = self.create(scene, decision, joining, &uid, Some(port), &leader);
+            let judged = scene.live.seen(joining.0).map_or(Ok(()), |(_, binary)| preflight::version(&runs, binary));
+            if let Err(reason) = judged {
+                decision.hold(self.name, "join", reason);
+                continue;
+            }
+            let own = self.create(scene, decision, joining, &uid, Some(port), &leader, None);
             added.extend(own.map(|port| (joining.0.clone(), port)));
         }
         self.seat_as(scene, &uid, port, added);
     }
 
-    /// Makes a member; gives its port.
+    /// Makes a member; gives its port. `source`: whose data it gets, if there is any yet.
+    #[expect(clippy::too_many_arguments, reason = "one call site shape for the first member and those that join it")]
     fn create(
         &self,
         scene: &mut Scene<'a>,
@@ -260,6 +270,7 @@ impl<'a> Group<'a> {
         uid: &str,
         port: Option<u16>,
         role: &Overlay,
+        source: Option<usize>,
     ) -> Option<u16> {
         let Self { name, instance, shard, .. } = *self;
         let what = if role.is_open() { "create" } else { "join" };
@@ -272,8 +283,17 @@ impl<'a> Group<'a> {
             let seated = self.seat.filter(|seat| seat.nodes.contains(node)).map(|seat| seat.port_on(node));
             let port = scene.ports.for_fellow(name, instance, shard, node, [seated, port])?;
             let spec = role.over(&prompt(wanted.take_spec(port, address(scene, node)), binary));
+            if let Some(Standing { place, endpoint, on_shard, .. }) = source.and_then(|source| self.members.get(source)) {
+                let (source, target) = (Source { place, endpoint, is_left: !on_shard }, Target { node, binary, spec: &spec });
+                // Whoever follows nobody gets its data otherwise.
+                match role.follows {
+                    Some(_) => preflight::join(scene, decision, source, target)?,
+                    None => preflight::receive(place, target)?,
+                }
+            }
             if begun.is_none() {
-                scene.room.enter(node, facts, &spec, binary.persists(&spec))?;
+                let data_bytes = source.map_or(0, |source| self.used_bytes(source));
+                scene.room.enter(node, facts, &spec, binary.persists(&spec), data_bytes)?;
             }
             Ok((port, spec, wanted.users))
         });
@@ -331,83 +351,21 @@ impl<'a> Group<'a> {
                 busy = busy.or(Some(HeldReason::Syncing { node: step.node.clone(), why }));
             }
         }
-        if self.stand_in(decision, primary) {
+        if self.stand_in(scene, decision, primary) {
             return;
         }
         let role = Overlay::follower(leader);
         for joining in self.missing.clone() {
-            // An older server cannot read what a newer one sends (facts E.5), and would be tried again and again.
-            if let Some((runs, installed)) = self.too_old(scene, primary, joining.0) {
-                decision.hold(self.name, "join", HeldReason::Downgrade { runs, installed });
-                continue;
-            }
-            let _port = self.create(scene, decision, joining, &uid, port, &role);
+            let _port = self.create(scene, decision, joining, &uid, port, &role, Some(primary));
         }
         if !decision.steps.is_empty() || !decision.held.is_empty() {
             return;
         }
         match busy {
             Some(reason) => decision.hold(self.name, "follow", reason),
-            None if self.unseen.is_empty() => self.hand_over(decision, primary),
+            None if self.unseen.is_empty() => self.hand_over(scene, decision, primary),
             None => {}
         }
-    }
-
-    /// The versions of the primary and of this node, if the node's is older.
-    fn too_old(&self, scene: &Scene<'_>, primary: usize, node: &NodeName) -> Option<(String, String)> {
-        let Server::Up(running) = &self.members.get(primary)?.place.member.server else { return None };
-        let (_, binary) = scene.live.seen(node)?;
-        open::is_older(&binary.version, &running.version).then(|| (running.version.clone(), binary.version.clone()))
-    }
-
-    /// A primary that has to restart hands over first, if a replica is ready; then it restarts as a replica.
-    fn stand_in(&self, decision: &mut Decision, primary: usize) -> bool {
-        let Some(leader) = self.members.get(primary) else { return false };
-        let restarts = |step: &Step| step.node == *leader.place.node && step.action.restarts();
-        if !self.unseen.is_empty() || !decision.steps.iter().any(restarts) {
-            return false;
-        }
-        let others = self.members.iter().enumerate().filter(|(place, member)| *place != primary && member.on_shard);
-        let judged: Vec<_> =
-            others.map(|(place, member)| (place, migration::caught_up(&leader.fellow(), &member.fellow()))).collect();
-        let ready = judged.iter().find(|(_, judged)| judged.is_ok()).map(|(place, _)| *place);
-        let Some((_, first)) = judged.into_iter().next() else { return false };
-        // What the marker is to say afterwards follows from the restart.
-        let notes = |step: &Step| step.node == *leader.place.node && matches!(step.action, Action::Mark(_));
-        decision.steps.retain(|step| !restarts(step) && !notes(step));
-        match (ready, first) {
-            (Some(chosen), _) if decision.steps.is_empty() => self.cut_over(decision, primary, chosen),
-            (None, Err(reason)) => decision.hold(self.name, "restart", reason),
-            (Some(_), _) | (None, Ok(())) => {}
-        }
-        true
-    }
-
-    /// The primary hands over to the chosen member, or, if it stays, members that are no longer wanted leave.
-    fn hand_over(&self, decision: &mut Decision, primary: usize) {
-        let chosen = self.chosen(primary);
-        let (Some(source), Some(target)) = (self.members.get(primary), self.members.get(chosen)) else { return };
-        if chosen == primary {
-            return;
-        }
-        match migration::caught_up(&source.fellow(), &target.fellow()) {
-            Err(reason) => decision.hold(self.name, "hand over", reason),
-            Ok(()) => self.cut_over(decision, primary, chosen),
-        }
-    }
-
-    fn cut_over(&self, decision: &mut Decision, primary: usize, chosen: usize) {
-        let (Some(source), Some(target)) = (self.members.get(primary), self.members.get(chosen)) else { return };
-        let cut_over = CutOver {
-            target: target.place.node.clone(),
-            from: source.endpoint.clone(),
-            to: target.endpoint.clone(),
-            source_settings: source.declared.clone(),
-            target_settings: target.declared.clone(),
-        };
-        let costs = decision.step(self.name, source.place.node, Action::CutOver(Box::new(cut_over)), Cause::Requested);
-        let connections = migration::up(source.place.member).map(|running| running.connections.total);
-        costs.push(Cost::SwitchOver { from: source.endpoint.clone(), to: target.endpoint.clone(), connections });
     }
 
     /// Takes one turn.

@@ -206,7 +206,7 @@ fn create(scene: &mut Scene<'_>, decision: &mut Decision, wish: &Wish<'_>, mut w
     };
     let spec = wanted.take_spec(port, address);
     if let (None, Some((facts, binary))) = (begun, scene.live.seen(node))
-        && let Err(reason) = scene.room.enter(node, facts, &spec, binary.persists(&spec))
+        && let Err(reason) = scene.room.enter(node, facts, &spec, binary.persists(&spec), 0)
     {
         return decision.hold(name, "create", reason);
     }

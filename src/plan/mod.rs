@@ -13,6 +13,7 @@ mod migration;
 mod moves;
 mod open;
 mod ports;
+mod preflight;
 mod record;
 mod room;
 mod settings;
@@ -20,13 +21,14 @@ pub mod show;
 mod snapshot;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
 use crate::model::moves::Move;
 use crate::model::name::{InstanceName, NodeName};
+use crate::model::path::Way;
 use crate::model::plan::{Cause, Cost, Held, HeldReason, Note, Plan, Refusal, Step, Subject};
 use crate::model::record::FleetRecord;
 
@@ -103,6 +105,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         refused: result.refused,
         unseen: unseen.collect(),
         notes: result.notes,
+        unknown: result.unknown,
         moves: result.moves,
     }
 }
@@ -136,6 +139,7 @@ struct Decision {
     held: Vec<Held>,
     refused: Vec<Refusal>,
     notes: Vec<Note>,
+    unknown: BTreeSet<Way>,
     moves: Vec<Move>,
 }
 
@@ -160,11 +164,12 @@ impl Decision {
     }
 
     fn extend(&mut self, other: Self) {
-        let Self { steps, held, refused, notes, moves } = other;
+        let Self { steps, held, refused, notes, unknown, moves } = other;
         self.steps.extend(steps);
         self.held.extend(held);
         self.refused.extend(refused);
         self.notes.extend(notes);
+        self.unknown.extend(unknown);
         self.moves.extend(moves);
     }
 }

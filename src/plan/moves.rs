@@ -69,7 +69,7 @@ pub(super) fn script(scene: &Scene<'_>) -> Option<Move> {
 
 /// Says of each move that no step takes further what it waits for.
 pub(super) fn tell_what_they_wait_for(decision: &mut Decision) {
-    let Decision { steps, held, moves, refused: _, notes: _ } = decision;
+    let Decision { steps, held, moves, refused: _, notes: _, unknown: _ } = decision;
     if steps.iter().any(|step| step.cause != Cause::Bookkeeping) {
         return;
     }
@@ -196,6 +196,9 @@ impl<'a> Scene<'a> {
             MoveStage::Leave if !leaving.is_empty() => leaving.iter().map(|fellow| fellow.node.clone()).collect(),
             MoveStage::Join
             | MoveStage::CatchUp
+            | MoveStage::Fence
+            | MoveStage::Save
+            | MoveStage::Carry
             | MoveStage::CutOver
             | MoveStage::Promote
             | MoveStage::Open
@@ -242,7 +245,14 @@ impl<'a> Scene<'a> {
         let replica = match standing.now {
             MoveStage::CatchUp => self.fellows.iter().filter(wanted).find(lags)?,
             MoveStage::CutOver => self.fellows.iter().find(|fellow| Some(fellow.node) == standing.target)?,
-            MoveStage::Join | MoveStage::Promote | MoveStage::Open | MoveStage::Demote | MoveStage::Leave => return None,
+            MoveStage::Join
+            | MoveStage::Fence
+            | MoveStage::Save
+            | MoveStage::Carry
+            | MoveStage::Promote
+            | MoveStage::Open
+            | MoveStage::Demote
+            | MoveStage::Leave => return None,
         };
         amount(leader, replica)
     }

@@ -48,7 +48,7 @@ impl<'a> Room<'a> {
         Self { desired, machines }
     }
 
-    /// Enters a new member of this size.
+    /// Enters a new member of this size. `data_bytes`: what it receives from another one, as far as that is known.
     ///
     /// # Errors
     /// When there is no room for it.
@@ -58,10 +58,12 @@ impl<'a> Room<'a> {
         facts: &NodeFacts,
         spec: &InstanceSpec,
         persists: bool,
+        data_bytes: u64,
     ) -> Result<(), HeldReason> {
         let size = max_memory(spec);
-        let needed_bytes = size.saturating_mul(COPIES_ON_DISK);
-        let free = facts.capacity.disk_free_bytes.filter(|free| persists && *free < needed_bytes);
+        // Who keeps nothing still receives its data as a file.
+        let needed_bytes = if persists { size.max(data_bytes).saturating_mul(COPIES_ON_DISK) } else { data_bytes };
+        let free = facts.capacity.disk_free_bytes.filter(|free| *free < needed_bytes);
         if let (Some(there_bytes), WithoutRoom::Hold) = (free, self.desired.guard.without_room) {
             return Err(HeldReason::NoRoom { node: node.clone(), resource: Resource::Disk, needed_bytes, there_bytes });
         }

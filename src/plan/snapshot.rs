@@ -15,7 +15,7 @@
 //! | open, writes may be lost | counts | without it | carry it |
 //! | open, writes may be lost | counts | with it | fence S |
 //! | fenced | does not count | vessel | write a snapshot |
-//! | fenced | counts | without it | carry it, and start T with it |
+//! | fenced | counts | without it, also down | carry it, and start T with it |
 //! | fenced | counts | with it | open T: the point of no return |
 //! | fenced | any | missing, or no vessel | open S again |
 //! | fenced | of what T was opened with | any | S never takes writes again; T is the primary |
@@ -28,6 +28,7 @@ use super::migration::{Fellow, Turn, in_force};
 use crate::model::action::RoleStage;
 use crate::model::change::Twin;
 use crate::model::desired::MoveBy;
+use crate::model::live::Server;
 use crate::model::role::{Link, Overlay};
 use crate::model::snapshot::{Made, Seed, Snapshot};
 
@@ -100,7 +101,9 @@ pub(super) fn next(fellows: &[Fellow<'_>], source: usize, target: Option<usize>,
     let Some((place, to)) = target.and_then(|place| Some((place, fellows.get(place)?))) else {
         return if is_open { Next::Wait } else { call_off() };
     };
-    let Some(found) = in_force(to) else { return Next::Wait };
+    // A vessel that is down and is to be filled need not read first what it holds.
+    let down = matches!(to.member.server, Server::Down { .. }) && to.member.marker.is_vessel();
+    let Some(found) = in_force(to).or((down && !is_open).then_some(Overlay::FENCED)) else { return Next::Wait };
     if found != Overlay::FENCED || to.member.role_on_disk() != Some(Overlay::FENCED) {
         return if is_open { turn(place, RoleStage::Attach, Overlay::FENCED) } else { call_off() };
     }
@@ -114,6 +117,7 @@ pub(super) fn next(fellows: &[Fellow<'_>], source: usize, target: Option<usize>,
     let has = |made: &Made| to.member.marker.seed == Some(Seed::Placed { id: made.id.clone() });
     match (made, is_open) {
         (_, true) if !may_lose => turn(source, RoleStage::Fence, Overlay::FENCED),
+        (Some(made), _) if has(made) && down => Next::Wait,
         (None, _) => Next::Take { fenced: !is_open },
         (Some(made), _) if !has(made) => Next::Carry(made.clone()),
         (Some(_), true) => turn(source, RoleStage::Fence, Overlay::FENCED),

@@ -55,6 +55,9 @@ fn a_group_on_two_hosts_follows_hands_over_and_moves() {
     // From both hosts to one, and to the other one: a move.
     for (shard, node) in [("on-n2", "n2"), ("on-n1", "n1")] {
         declare(&site, shard, "");
+        if node == "n1" {
+            a_way_that_is_closed_holds_the_move(&site, "n2", "n1");
+        }
         site.applied();
         site.applied();
         site.settled();
@@ -64,6 +67,19 @@ fn a_group_on_two_hosts_follows_hands_over_and_moves() {
     }
     let left = site.host("n2").file("/var/lib/valkeeper/instances/cache.replication");
     assert!(!left.exists(), "the password stayed behind");
+}
+
+/// Both are reached from here, and not from each other.
+fn a_way_that_is_closed_holds_the_move(site: &Site, source: &str, target: &str) {
+    let (there, here) = (site.host(target), &site.host(source).address);
+    for route in ["unreachable", "blackhole"] {
+        there.ssh(&["ip", "route", "add", route, here]);
+        let plan = site.run(&["plan"]).expect(2).says(&format!("node {target} does not reach {here}:"));
+        assert!(plan.all().contains("0 to add") && plan.all().contains("firewalls"), "{}", plan.all());
+        site.apply();
+        assert!(!there.file("/var/lib/valkeeper/instances/cache.toml").exists(), "nothing is made that could not follow");
+        there.ssh(&["ip", "route", "del", route, here]);
+    }
 }
 
 fn what_is_started_again_follows_by_itself(site: &Site, primary: &str, replica: &str) {
@@ -109,4 +125,38 @@ fn the_password_is_seen_nowhere(site: &Site) {
     site.settled();
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert!(!site.host("n1").file("/var/lib/valkeeper/instances/cache.replication").exists());
+}
+
+#[test]
+#[ignore = "boots hosts: make test-fleet"]
+fn an_instance_moves_as_a_snapshot_between_hosts_that_cannot_reach_each_other() {
+    let site = Site::of([Suite::Bookworm; 2]);
+    let keys = "move = \"snapshot\"\nmax_memory_mb = 100\nconfig = { appendfsync = \"always\" }";
+    declare(&site, "on-n1", keys);
+    site.applied();
+    let (first, second) = (site.host("n1"), site.host("n2"));
+    first.ssh(&["ip", "route", "add", "blackhole", &second.address]);
+    second.ssh(&["ip", "route", "add", "blackhole", &first.address]);
+    let mut client = site.client("n1", "cache");
+    for number in 0..2000 {
+        assert_eq!(client.ask(&format!("SET key:{number} {number:01000}")), "+OK");
+    }
+    declare(&site, "on-n2", keys);
+    site.run(&["plan"]).expect(2).says("take over the snapshot from node n1");
+    site.applied();
+    site.applied();
+    site.settled();
+    let holds = |key: u32| site.client("n2", "cache").ask(&format!("GET key:{key}")) == format!("{key:01000}");
+    assert!((0..2000).step_by(97).all(holds));
+    // What was put in place is the server's own, and survives it.
+    let owner = second.ssh(&["stat", "-c", "%U:%G", "/var/lib/valkey/cache/appendonlydir/appendonly.aof.manifest"]);
+    assert_eq!(owner.trim(), "valkey:valkey");
+    assert_eq!(site.client("n2", "cache").ask("SET later kept"), "+OK");
+    second.reboot();
+    until("it is back", || is_up(&site, "n2"));
+    until("its data is back", || site.client("n2", "cache").ask("GET later") == "kept");
+    assert!(holds(1999));
+    for host in [first, second] {
+        assert_eq!(host.ssh(&["find", "/var/lib/valkey/.valkeeper-set-aside", "-name", "*.rdb", "-maxdepth", "1"]), "");
+    }
 }

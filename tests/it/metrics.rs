@@ -111,6 +111,7 @@ fn plan() -> Plan {
         refused: Vec::new(),
         unseen: std::collections::BTreeMap::new(),
         notes: Vec::new(),
+        unknown: Default::default(),
         moves: Vec::new(),
     }
 }

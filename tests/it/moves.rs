@@ -307,3 +307,29 @@ fn a_rolling_restart_hands_over_before_the_primary_goes() {
     }
     pair.site().settled();
 }
+
+/// A primary that sends nothing of its data for ten seconds (`rdb-key-save-delay`, a setting for tests of the server).
+#[test]
+fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
+    let pair = Pair::new();
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    let mut old = pair.client("n1");
+    (0..5).for_each(|key| assert_eq!(old.ask(&format!("SET key:{key} value")), "+OK"));
+    assert_eq!(old.ask("CONFIG SET rdb-key-save-delay 2000000"), "+OK");
+    pair.declare("\"n1\"", "b", "");
+    let ran = pair.site().run(&["apply", "--yes", "--json", "--patience", "1s"]).expect(1);
+    let lines = ran.json_lines();
+    let told = lines.iter().filter(|line| line["event"] == "move").map(|line| &line["move"]);
+    let last = told.collect::<Vec<_>>().pop().expect("it says nothing of the move");
+    let now = last["script"].as_array().unwrap().iter().find(|act| act["progress"] == "now").unwrap();
+    assert_eq!((&now["stage"], &last["pace"]["attempt"]), (&"catch-up".into(), &1.into()), "{last:#}");
+    assert!(last["waits_for"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
+    assert_eq!(lines.last().unwrap()["stalled"], true);
+
+    let said = pair.site().applied().all();
+    assert!(said.contains("now      catch-up  n2") && said.contains("cache: catch-up: "), "{said}");
+    assert_eq!(pair.client("n2").ask("GET key:0"), "value");
+    pair.site().applied();
+    pair.site().settled();
+}

@@ -14,6 +14,7 @@ use valkeeper::model::live::{Folder, Live, Member, MemberFacts, NodeFacts, Obser
 use valkeeper::model::marker::Stage;
 use valkeeper::model::name::{InstanceName, NodeName};
 use valkeeper::model::outcome::Outcome;
+use valkeeper::model::path::{Path, Paths, Way};
 use valkeeper::model::plan::{Step, Subject};
 use valkeeper::model::snapshot::{Ship, Shipping, Snapshot, SnapshotId};
 use valkeeper::model::spec::InstanceSpec;
@@ -88,7 +89,7 @@ impl Sim {
         }
         let fault = (self.faults.lock().unwrap())();
         let mut live = self.live.lock().unwrap();
-        let Live { nodes, binaries } = &mut *live;
+        let Live { nodes, binaries, paths: _ } = &mut *live;
         let Some(Observed::Seen(node)) = nodes.get_mut(&step.node) else { return Outcome::NotReached("no such node".into()) };
         let binary = binaries[&node.binary].clone();
         match step.action.standing(&step.subject, node) {
@@ -276,6 +277,12 @@ fn databases(spec: &InstanceSpec) -> u64 {
 impl Observe for Sim {
     async fn observe(&self) -> Live {
         self.shown()
+    }
+
+    async fn try_ways(&self, ways: &BTreeSet<Way>) -> Paths {
+        let mut paths = Paths::default();
+        ways.iter().for_each(|way| paths.enter(way.clone(), Path::Open));
+        paths
     }
 }
 

@@ -57,6 +57,7 @@ pub fn empty(binary: &BinaryFacts) -> Live {
     Live {
         nodes: (0..NODES).map(|index| (node(index), Observed::Seen(facts(index)))).collect(),
         binaries: [(id.clone(), Arc::new(binary.clone()))].into(),
+        paths: Default::default(),
     }
 }
 

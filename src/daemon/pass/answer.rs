@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::Passes;
 use crate::daemon::command::{Command, What};
+use crate::fleet::Execute as _;
 use crate::fleet::nodes::Nodes;
-use crate::fleet::{Execute as _, Observe as _};
 use crate::host::clock;
 use crate::model::desired::Desired;
 use crate::model::name::InstanceName;
@@ -15,6 +15,7 @@ use crate::model::plan::Subject;
 use crate::model::record::{FleetRecord, Suspension, Suspensions};
 use crate::plan;
 use crate::plan::show::{self, View};
+use crate::reconcile::{self, Look};
 use crate::repo::Revision;
 use crate::roots::{self, Roots};
 
@@ -118,8 +119,8 @@ impl Passes {
 
 /// `ours` lends its connections.
 async fn plan_of(desired: &Desired, roots: &Roots, ours: Option<&Nodes>, json: bool) -> Result<String, String> {
-    let live = roots::fleet(desired, &roots::places(desired, roots), ours).observe().await;
-    let made = plan::plan(desired, &live);
+    let fleet = roots::fleet(desired, &roots::places(desired, roots), ours);
+    let Look { live, plan: made } = reconcile::look(desired, &fleet).await;
     let rest = plan::rest(desired, &live, &made);
     let view = View { desired, live: &live, plan: &made, rest: &rest };
     if json { serde_json::to_string_pretty(&show::json(&view)).map_err(|error| error.to_string()) } else { Ok(show::text(&view)) }

@@ -92,10 +92,14 @@ impl Passes {
         self.shared.publish(status);
     }
 
-    /// When something is due by itself: a retry, or the end of a suspension.
+    /// When something is due by itself: a retry, the end of a suspension, or of the time of clients.
     pub fn next_due(&self) -> Option<Timestamp> {
         let ends = self.instances.values().filter_map(|instance| instance.suspended.as_ref().map(|suspension| suspension.until));
-        self.backoff.next().into_iter().chain(ends).min()
+        // A server leaves when the time of its clients is over.
+        let moving = self.instances.values().filter_map(|instance| instance.moving.as_ref());
+        let leaves =
+            moving.flat_map(|it| &it.remaining).filter_map(|remaining| remaining.until).filter(|until| *until > clock::now());
+        self.backoff.next().into_iter().chain(ends).chain(leaves).min()
     }
 }
 

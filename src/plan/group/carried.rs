@@ -31,20 +31,23 @@ impl<'a> Group<'a> {
         let source = snapshot::source(&fellows, self.instance.move_by).filter(|_| !fellows.iter().any(meddled));
         self.source = source;
         let Some(source) = source else { return false };
-        self.carry(scene, decision, source);
+        let Some(node) = self.instance.primary.as_ref().or(self.shard.nodes.first()) else { return true };
+        self.hold_unseen(scene, decision, true);
+        let next = self.carry(scene, decision, source, node);
         let added = self.joining(decision);
         self.seat(scene, &added);
+        decision.moves.extend(self.carried_script(scene, decision, source, node, next.as_ref()));
         true
     }
 
     /// While the source takes writes, all members are brought up to date, and the new one is made; then come the parts of the
     /// move, one by one. Further members join the new one when it is open.
-    fn carry(&mut self, scene: &mut Scene<'a>, decision: &mut Decision, source: usize) {
-        let Some(from) = self.members.get(source) else { return };
+    /// Gives what comes next, if that could be told.
+    fn carry(&mut self, scene: &mut Scene<'a>, decision: &mut Decision, source: usize, node: &NodeName) -> Option<Next> {
+        let from = self.members.get(source)?;
         let (leader, uid) = (from.endpoint.clone(), from.place.member.marker.uid.clone());
         let port = ports::current(from.place.member);
         let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
-        let Some(node) = self.instance.primary.as_ref().or(self.shard.nodes.first()) else { return };
         if is_open {
             let turns = self.turns();
             for place in 0..self.members.len() {
@@ -59,20 +62,27 @@ impl<'a> Group<'a> {
                 self.converge(scene, decision, place, Some((source, &leader)), busy);
             }
             self.make_vessel(scene, decision, source, (node, &uid, port));
-            if !decision.steps.is_empty() {
-                return;
-            }
         }
-        if !self.unseen.is_empty() {
-            return;
+        if !decision.steps.is_empty() || !self.unseen.is_empty() {
+            return None;
         }
         let target = self.members.iter().position(|member| member.place.node == node);
         let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
-        match (snapshot::next(&fellows, source, target, self.instance.move_by), target) {
+        let next = snapshot::next(&fellows, source, target, self.instance.move_by);
+        drop(fellows);
+        self.take_part(scene, decision, source, target, &next);
+        Some(next)
+    }
+
+    /// Takes the next part of the move.
+    fn take_part(&self, scene: &mut Scene<'a>, decision: &mut Decision, source: usize, target: Option<usize>, next: &Next) {
+        let Some(from) = self.members.get(source) else { return };
+        let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
+        match (next, target) {
             (Next::Wait, _) if is_open => {}
             (Next::Wait, _) => (0..self.members.len()).for_each(|place| self.converge(scene, decision, place, None, None)),
             (Next::Turn(turn), _) => {
-                self.take(decision, &turn);
+                self.take(decision, turn);
                 if let (RoleStage::Fence, MoveBy::Snapshot, Some(step)) =
                     (turn.stage, self.instance.move_by, decision.steps.last_mut())
                 {
@@ -80,10 +90,9 @@ impl<'a> Group<'a> {
                 }
             }
             (Next::Empty, Some(target)) => self.empty(decision, target),
-            (Next::Take { fenced }, _) => self.ship(decision, source, Shipping::Take { fenced }),
+            (Next::Take { fenced }, _) => self.ship(decision, source, Shipping::Take { fenced: *fenced }),
             (Next::Carry(made), Some(target)) => {
-                let Some(from) = self.members.get(source) else { return };
-                self.ship(decision, target, Shipping::Carry { source: from.place.node.clone(), made });
+                self.ship(decision, target, Shipping::Carry { source: from.place.node.clone(), made: made.clone() });
             }
             (Next::Carry(_) | Next::Empty, None) => {}
         }
@@ -107,10 +116,7 @@ impl<'a> Group<'a> {
         (node, uid, port): (&NodeName, &str, Option<u16>),
     ) {
         let Some(joining) = self.missing.iter().find(|(missing, _)| *missing == node).copied() else { return };
-        if let Some((runs, installed)) = self.too_old(scene, source, joining.0) {
-            return decision.hold(self.name, "join", HeldReason::Downgrade { runs, installed });
-        }
-        if self.create(scene, decision, joining, uid, port, &Overlay::FENCED).is_some()
+        if self.create(scene, decision, joining, uid, port, &Overlay::FENCED, Some(source)).is_some()
             && let Some(step) = decision.steps.last_mut()
         {
             step.costs.push(self.price(source));
@@ -149,7 +155,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn used_bytes(&self, place: usize) -> u64 {
+    /// What a member's data takes in memory.
+    pub(super) fn used_bytes(&self, place: usize) -> u64 {
         match self.members.get(place).map(|member| &member.place.member.server) {
             Some(Server::Up(running)) => running.used_memory_bytes,
             Some(Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. }) | None => 0,

@@ -3,6 +3,7 @@
 use crate::model::action::{Action, Upgrade};
 use crate::model::name::NodeName;
 use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Resource, Step};
+use crate::model::preflight::Unfit;
 use crate::model::size::show_size;
 
 pub(super) fn cause(cause: Cause) -> &'static str {
@@ -197,10 +198,43 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::NoAddress { node } => {
             format!("node {node} has no address at which the other members reach it: give it one in [nodes.{node}]")
         }
+        HeldReason::Unfit(why) => unfit(why),
         HeldReason::ForeignTarget { node, why } => foreign_target(node, why),
         HeldReason::FullerMember { node, fuller } => fuller_member(node, fuller),
         HeldReason::PromotionUnseen { node, why } => promotion_unseen(node, why),
         HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
+    }
+}
+
+fn unfit(why: &Unfit) -> String {
+    match why {
+        Unfit::NoPath { from, to, of, why } => format!(
+            "node {from} does not reach {to} on node {of}: {why}; let it through the firewalls between them, correct address in \
+             [nodes.{of}], or, where there is no way, say move = \"snapshot\""
+        ),
+        Unfit::FewerDatabases { source, there, target, here } => format!(
+            "its server on node {source} has {there} databases and the one on node {target} would have {here}, where keys of the others \
+             would be mixed with those of database 0: declare databases = {there}, or restart the old one with {here} first"
+        ),
+        Unfit::TooSmall { node, max_bytes, source, used_bytes } => format!(
+            "{} are in use on node {source} and {} are allowed on node {node}, which would throw keys out as soon as it is the \
+             primary: raise max_memory_mb",
+            show_size(*used_bytes),
+            show_size(*max_bytes)
+        ),
+        Unfit::BufferTooSmall { source, used_bytes, sync_seconds, waiting_bytes, limit_bytes } => format!(
+            "while node {source} sends its {} (about {}), some {} more are written, and {} may wait for a replica, which would begin \
+             again and again: declare \"client-output-buffer-limit\" = \"replica {} 0 0\", or wait for a quieter hour",
+            show_size(*used_bytes),
+            count(*sync_seconds, "second"),
+            show_size(*waiting_bytes),
+            show_size(*limit_bytes),
+            waiting_bytes.saturating_mul(2)
+        ),
+        Unfit::KeepsNothing { source, revision } => format!(
+            "its server on node {source} keeps nothing on disk: if it ends on the way, it comes back empty, and so does the new one. let \
+             it save until it has moved (appendonly, or save), or run \"valkeeper approve {revision}\" if that may happen"
+        ),
     }
 }
 
@@ -257,7 +291,7 @@ fn no_room(node: &NodeName, resource: Resource, needed_bytes: u64, there_bytes: 
              another shard, or set guard.without_room = \"warn\""
         ),
         Resource::Disk => format!(
-            "two copies of its data take {needed}, and the disk of node {node} has {there} left: free some, name another shard, or \
+            "what it writes to disk takes {needed}, and the disk of node {node} has {there} left: free some, name another shard, or \
              set guard.without_room = \"warn\""
         ),
     }

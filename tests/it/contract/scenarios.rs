@@ -1,7 +1,7 @@
 //! The simulator and a real node go through the same scenarios and show the same facts after each move, so that what the
 //! laws prove of the one holds for the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use valkeeper::model::name::{NodeName, SettingName};
 use valkeeper::model::operator;
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::password::Fingerprint;
+use valkeeper::model::path::{Paths, Way};
 use valkeeper::model::plan::{Cause, Step, Subject};
 use valkeeper::plan::{plan, show};
 
@@ -144,6 +145,13 @@ impl Observe for Node {
             Self::Simulated(sim) => sim.observe().await,
         }
     }
+
+    async fn try_ways(&self, ways: &BTreeSet<Way>) -> Paths {
+        match self {
+            Self::Real(world) => world.fleet.try_ways(ways).await,
+            Self::Simulated(sim) => sim.try_ways(ways).await,
+        }
+    }
 }
 
 impl Execute for Node {
@@ -176,7 +184,7 @@ impl Node {
             capacity: Default::default(),
         };
         let binaries = [(facts.binary.clone(), Arc::new(world::binary_once().clone()))].into();
-        Self::Simulated(Sim::new(Live { nodes: [(here(), Observed::Seen(facts))].into(), binaries }))
+        Self::Simulated(Sim::new(Live { nodes: [(here(), Observed::Seen(facts))].into(), binaries, paths: Paths::default() }))
     }
 
     /// Makes a move; gives the steps and what is held, where something is planned.
@@ -244,6 +252,7 @@ fn still(member: &mut MemberFacts) {
         Server::Up(running) => Server::Up(Running {
             pid: 0,
             used_memory_bytes: 0,
+            input_bytes_per_second: 0,
             aof_rewriting: false,
             connections: Connections::default(),
             replication: Default::default(),

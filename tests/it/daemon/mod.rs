@@ -5,6 +5,7 @@ mod crash;
 mod follows;
 mod keeps;
 mod long_run;
+mod moving;
 mod reload;
 mod retries;
 mod said;

@@ -57,6 +57,7 @@ async fn the_liar() {
             Request::Prepare | Request::Leave { .. } => Reply::Done(Ok(())),
             Request::Perform { .. } if lie == "other-reply" => Reply::Released,
             Request::Position { instance } => Reply::Position(local.position(&instance).await),
+            Request::TryWay { .. } => Reply::Tried(Err("a lie ".repeat(1000))),
             Request::Perform { .. } => Reply::Performed(Outcome::Done),
             // Nothing is as long as it says, and all of it arrived.
             Request::Piece { .. } => Reply::Piece(Ok(Chunk(Vec::new()))),

@@ -1,0 +1,85 @@
+//! What people are told of a move by snapshot: its stages, and which is now. Decides no step.
+
+use super::{Group, Standing, endpoint};
+use crate::model::action::RoleStage;
+use crate::model::desired::MoveBy;
+use crate::model::moves::{Act, Move, MoveStage, Progress, Site};
+use crate::model::name::NodeName;
+use crate::model::snapshot::Seed;
+use crate::plan::snapshot::Next;
+use crate::plan::{Decision, Scene, moves};
+
+/// While writes may go on, the source is fenced when its snapshot is in place already.
+const FENCED: [MoveStage; 6] =
+    [MoveStage::Join, MoveStage::Fence, MoveStage::Save, MoveStage::Carry, MoveStage::Open, MoveStage::Leave];
+const UNFENCED: [MoveStage; 6] =
+    [MoveStage::Join, MoveStage::Save, MoveStage::Carry, MoveStage::Fence, MoveStage::Open, MoveStage::Leave];
+
+impl Group<'_> {
+    /// The script of a move from this source to this node. `next`: what comes next, if that is known.
+    pub(super) fn carried_script(
+        &self,
+        scene: &Scene<'_>,
+        decision: &Decision,
+        source: usize,
+        to: &NodeName,
+        next: Option<&Next>,
+    ) -> Option<Move> {
+        let from = self.members.get(source)?;
+        let target = self.members.iter().find(|member| member.place.node == to);
+        let now = match next {
+            Some(Next::Take { .. }) => MoveStage::Save,
+            Some(Next::Carry(_)) => MoveStage::Carry,
+            Some(Next::Turn(turn)) => match turn.stage {
+                RoleStage::Fence | RoleStage::CallOff => MoveStage::Fence,
+                RoleStage::Open => MoveStage::Open,
+                RoleStage::Attach | RoleStage::Promote | RoleStage::Demote => MoveStage::Join,
+            },
+            // It reads what was put in its place.
+            Some(Next::Wait | Next::Empty) | None if target.is_some_and(has_seed) => MoveStage::Carry,
+            Some(Next::Wait | Next::Empty) | None => MoveStage::Join,
+        };
+        let all = match self.instance.move_by {
+            MoveBy::SnapshotUnfenced => UNFENCED,
+            MoveBy::Snapshot | MoveBy::Replication => FENCED,
+        };
+        let mut progress = Progress::Done;
+        let script = all.into_iter().map(|stage| {
+            if progress == Progress::Now {
+                progress = Progress::ToCome;
+            }
+            if stage == now {
+                progress = Progress::Now;
+            }
+            let both = || vec![from.place.node.clone(), to.clone()];
+            let nodes = match stage {
+                MoveStage::Fence | MoveStage::Save | MoveStage::Leave => vec![from.place.node.clone()],
+                MoveStage::Carry => both(),
+                MoveStage::Join
+                | MoveStage::CatchUp
+                | MoveStage::CutOver
+                | MoveStage::Promote
+                | MoveStage::Open
+                | MoveStage::Demote => vec![to.clone()],
+            };
+            Act { stage, nodes, progress }
+        });
+        let script = script.collect();
+        let made = || moves::made_at(decision, to, |port| endpoint(scene, to, port).to_string());
+        let address = target.map(|target| target.endpoint.to_string()).or_else(made);
+        Some(Move {
+            instance: self.name.clone(),
+            from: Some(Site { node: from.place.node.clone(), address: Some(from.endpoint.to_string()) }),
+            to: Some(Site { node: to.clone(), address }),
+            script,
+            amount: None,
+            waits_for: None,
+            remaining: Vec::new(),
+            pace: None,
+        })
+    }
+}
+
+fn has_seed(target: &Standing<'_>) -> bool {
+    matches!(target.place.member.marker.seed, Some(Seed::Placed { .. }))
+}
