@@ -5,8 +5,8 @@ mod carried;
 mod carried_script;
 mod hand_over;
 mod script;
+mod seats;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::model::desired::{DesiredInstance, MoveBy, Shard};
 use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
-use crate::model::plan::{Cause, Cost, HeldReason, Note, Step};
+use crate::model::plan::{Cause, Cost, HeldReason, Note};
 use crate::model::record::Seat;
 use crate::model::role::{self, Endpoint, Overlay};
 use crate::model::spec::InstanceSpec;
@@ -455,47 +455,6 @@ impl<'a> Group<'a> {
             costs.push(Cost::Stop { connections: running.connections.total });
         }
         true
-    }
-
-    /// The nodes and ports of members that are to be made.
-    fn joining(&self, decision: &Decision) -> Vec<(NodeName, u16)> {
-        let created = |step: &Step| {
-            let Action::CreateInstance(creation) = &step.action else { return None };
-            creation.spec.port().map(|port| (step.node.clone(), port))
-        };
-        decision.steps.iter().filter_map(created).collect()
-    }
-
-    /// Enters where it is and will be; what cannot be seen keeps its place.
-    fn seat(&self, scene: &mut Scene<'a>, added: &[(NodeName, u16)]) {
-        let Some(first) = self.members.first() else { return };
-        let uid = first.place.member.marker.uid.clone();
-        let port = |member: &Standing<'_>| member.declared.port().map(|port| (member.place.node.clone(), port));
-        let mut seats: Vec<(NodeName, u16)> = self.members.iter().filter_map(port).collect();
-        seats.extend(added.iter().cloned());
-        let main = self.seat.map(|seat| seat.port).or(first.declared.port()).unwrap_or_default();
-        let seen = |node: &NodeName| seats.iter().any(|(other, _)| other == node);
-        let unseen: Vec<(NodeName, u16)> = self
-            .seat
-            .iter()
-            .flat_map(|seat| seat.nodes.iter().map(|node| (node.clone(), seat.port_on(node))))
-            .filter(|(node, _)| self.unseen.contains(&node) && !seen(node))
-            .collect();
-        seats.extend(unseen);
-        self.seat_as(scene, &uid, main, seats);
-    }
-
-    fn seat_as(&self, scene: &mut Scene<'a>, uid: &str, port: u16, mut seats: Vec<(NodeName, u16)>) {
-        let order = |node: &NodeName| self.shard.nodes.iter().position(|other| other == node).unwrap_or(usize::MAX);
-        for (node, port) in &self.begun {
-            if !seats.iter().any(|(other, _)| other == node) {
-                seats.push((node.clone(), *port));
-            }
-        }
-        seats.sort_by_key(|(node, _)| (order(node), node.clone()));
-        let ports: BTreeMap<NodeName, u16> = seats.iter().filter(|(_, own)| *own != port).cloned().collect();
-        let nodes = seats.into_iter().map(|(node, _)| node).collect();
-        scene.roster.place(self.name, self.seat, Seat { uid: uid.to_owned(), nodes, port, ports });
     }
 }
 
