@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -37,15 +37,16 @@ impl Pair {
         for (number, shard) in shards.iter().enumerate() {
             let _infallible = write!(
                 text,
-                "[instances.i{number}]\nshard = \"{shard}\"\nmax_memory_mb = 1024\nconfig = {{ save = \"\" }}\n[instances.i{number}.users.app]\n\
-                 password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n"
+                "[instances.i{number}]\nshard = \"{shard}\"\nmax_memory_mb = {}\nconfig = {{ save = \"\" }}\n[instances.i{number}.users.app]\n\
+                 password_sha256 = \"{HASH}\"\nprivileges = [\"+@all\"]\n",
+                1000 / self.count
             );
         }
         fs::write(self.path("desired.toml"), text).unwrap();
         let program = env!("CARGO_BIN_EXE_valkeeper");
         let log = fs::File::create(self.path("log")).unwrap();
         let mut command = Command::new(program);
-        command.args(["apply", "--yes"]).arg(self.path("desired.toml")).stdout(Stdio::null()).stderr(log);
+        command.args(["apply", "--yes"]).arg(self.path("desired.toml")).stdout(log.try_clone().unwrap()).stderr(log);
         let mut child = command.spawn().unwrap();
         let mut most = 0;
         loop {
