@@ -48,7 +48,8 @@ fn absent(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, p
 /// While the primary is there, a deletion that was begun can be called off.
 fn primary_last<'p, 'a>(places: &'p Places<'a>) -> Vec<&'p Place<'a>> {
     let mut all: Vec<&Place<'_>> = places.ours.iter().collect();
-    all.sort_by_key(|place| place.member.role_on_disk().is_none_or(|role| role.follows.is_none()));
+    let leads = |member: &MemberFacts| member.role_on_disk().is_none_or(|role| role.follows.is_none());
+    all.sort_by_key(|place| leads(place.member) && !place.member.marker.is_vessel());
     all
 }
 

@@ -73,9 +73,12 @@ pub(super) fn source(fellows: &[Fellow<'_>], move_by: MoveBy) -> Option<usize> {
     let is_fenced = |fellow: &Fellow<'_>| fellow.member.role_on_disk() == Some(Overlay::FENCED) && may_lead(fellows, fellow);
     let open: Vec<usize> = with(Overlay::OPEN).map(|(place, _)| place).collect();
     let fenced: Vec<usize> = with(Overlay::FENCED).filter(|(_, fellow)| is_fenced(fellow)).map(|(place, _)| place).collect();
-    // A switch-over by replication that came so far is finished first.
+    // A switch-over by replication that came so far is finished first. One that does not answer may be the primary: only what was
+    // never opened, or gave its data away, is known not to be.
     let promoted = |fellow: &Fellow<'_>| fellow.member.role_on_disk().is_some_and(|role| role.follows.is_some());
-    if open.is_empty() && with(Overlay::FENCED).any(|(_, fellow)| promoted(fellow)) {
+    let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || gave_away(fellows, fellow);
+    let unclear = |fellow: &Fellow<'_>| in_force(fellow).is_none() && !apart(fellow);
+    if open.is_empty() && (with(Overlay::FENCED).any(|(_, fellow)| promoted(fellow)) || fellows.iter().any(unclear)) {
         return None;
     }
     let (([place], _) | ([], [place])) = (open.as_slice(), fenced.as_slice()) else { return None };
