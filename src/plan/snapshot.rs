@@ -73,6 +73,11 @@ pub(super) fn source(fellows: &[Fellow<'_>], move_by: MoveBy) -> Option<usize> {
     let is_fenced = |fellow: &Fellow<'_>| fellow.member.role_on_disk() == Some(Overlay::FENCED) && may_lead(fellows, fellow);
     let open: Vec<usize> = with(Overlay::OPEN).map(|(place, _)| place).collect();
     let fenced: Vec<usize> = with(Overlay::FENCED).filter(|(_, fellow)| is_fenced(fellow)).map(|(place, _)| place).collect();
+    // A switch-over by replication that came so far is finished first.
+    let promoted = |fellow: &Fellow<'_>| fellow.member.role_on_disk().is_some_and(|role| role.follows.is_some());
+    if open.is_empty() && with(Overlay::FENCED).any(|(_, fellow)| promoted(fellow)) {
+        return None;
+    }
     let (([place], _) | ([], [place])) = (open.as_slice(), fenced.as_slice()) else { return None };
     let fellow = fellows.get(*place)?;
     // One that is down, and would take writes if it were started, was made the primary since: a switch-over was cut short.

@@ -257,6 +257,23 @@ fn an_instance_moves_under_writers_and_loses_nothing() {
 }
 
 #[test]
+fn a_cache_that_keeps_nothing_moves_when_that_is_approved() {
+    let pair = Pair::new();
+    let nothing = "config = { appendonly = false, save = \"\" }";
+    pair.declare("\"n1\"", "a", nothing);
+    pair.site().applied();
+    assert_eq!(pair.client("n1").ask("SET key value"), "+OK");
+    pair.declare("\"n1\"", "b", nothing);
+    let plan = pair.site().run(&["plan"]).expect(2).says("join: its server on node n1 keeps nothing on disk").all();
+    pair.site().apply();
+    assert!(!pair.config("n2").exists());
+    let revision = plan.split("valkeeper approve ").nth(1).unwrap().split('"').next().unwrap();
+    pair.site().run(&["approve", revision]).expect(0);
+    pair.site().applied();
+    assert_eq!(pair.client("n2").ask("GET key"), "value");
+}
+
+#[test]
 fn a_saved_plan_of_a_move_is_carried_through() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", "");

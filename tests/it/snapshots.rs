@@ -1,6 +1,7 @@
 //! Instances that move as a snapshot, on real servers: two nodes on this machine that do not replicate.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -146,7 +147,12 @@ fn is_on_its_way(pair: &Pair) -> bool {
 #[test]
 fn all_kinds_of_data_are_the_same_after_a_move_that_was_killed_on_the_way() {
     let (pair, before) = begun(30, is_on_its_way);
+    let [begun] = <[PathBuf; 1]>::try_from(cargo(&pair, "n2")).unwrap();
+    let begun = fs::metadata(begun).unwrap().ino();
     pair.site().applied();
+    // What had arrived was not carried again: a piece is only ever put where the file ends.
+    let placed = pair.site().path("n2/data/cache/appendonlydir/appendonly.aof.1.base.rdb");
+    assert_eq!(fs::metadata(placed).unwrap().ino(), begun);
     assert_eq!(shows(&mut pair.client("n2")), before);
     assert_eq!(pair.client("n2").ask("SET plain other"), "+OK");
     pair.site().applied();

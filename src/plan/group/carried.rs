@@ -11,8 +11,10 @@ use crate::model::name::NodeName;
 use crate::model::plan::{Cause, Cost, HeldReason};
 use crate::model::role::Overlay;
 use crate::model::snapshot::{Seed, Shipping};
+use crate::plan::found::Place;
 use crate::plan::migration::{self, Fellow, Stage, Turn};
 use crate::plan::ports;
+use crate::plan::preflight::{self, Target};
 use crate::plan::snapshot::{self, Next};
 
 impl<'a> Group<'a> {
@@ -70,8 +72,18 @@ impl<'a> Group<'a> {
         let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
         let next = snapshot::next(&fellows, source, target, self.instance.move_by);
         drop(fellows);
-        self.take_part(scene, decision, source, target, &next);
+        match self.judged(source, target).filter(|_| is_open) {
+            Some(reason) => decision.hold(self.name, "move the data", reason),
+            None => self.take_part(scene, decision, source, target, &next),
+        }
         Some(next)
+    }
+
+    /// Why the new member could not have the data, if it could not: better known before the source takes no more writes.
+    fn judged(&self, source: usize, target: Option<usize>) -> Option<HeldReason> {
+        let (from, to) = (self.members.get(source)?, self.members.get(target?)?);
+        let (Place { node, binary, .. }, spec) = (to.place, to.place.member.spec.memory.seen()?);
+        preflight::receive(&from.place, Target { node, binary, spec }).err()
     }
 
     /// Takes the next part of the move.
