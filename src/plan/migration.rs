@@ -205,6 +205,12 @@ fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
     match (file(&Overlay::OPEN), promoted, file(&Overlay::FENCED)) {
         // Its file was written last, the fence is still to be lifted.
         (Some((of, _)), None, _) => turn(of, RoleStage::Open, Overlay::OPEN),
+        // A cut-over was called off, in the file already, after the other one was promoted: its file says that it was never opened.
+        (Some((of, back)), Some((_, target)), _)
+            if on_disk(target).and_then(|role| role.follows).as_ref() == Some(back.endpoint) =>
+        {
+            turn(of, RoleStage::Open, Overlay::OPEN)
+        }
         (None, Some((of, target)), _) => open_promoted(fellows, of, target),
         (None, None, Some((of, source))) => promote(fellows, of, source, chosen(of)),
         (Some(_), Some(_), _) => held("two of its members are on their way to be the primary"),

@@ -94,7 +94,8 @@ fn ten_million_keys_move_and_are_the_same() {
     let before = say(&pair, "n1", &["DEBUG", "DIGEST"]);
     pair.declare("\"n1\"", "b", &settings);
     let begun = Instant::now();
-    let mut apply = pair.command(&["apply", "--yes"]).spawn().unwrap();
+    let log = std::fs::File::create(pair.site().path("log")).unwrap();
+    let mut apply = pair.command(&["apply", "--yes"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     let mut most = 0;
     let status = loop {
         most = most.max(memory(apply.id()));
@@ -104,7 +105,7 @@ fn ten_million_keys_move_and_are_the_same() {
         assert!(begun.elapsed() < Duration::from_secs(600), "it does not come to its end");
         std::thread::sleep(Duration::from_millis(5));
     };
-    assert!(status.success());
+    assert!(status.success(), "{}", pair.site().read("log"));
     eprintln!("{} keys moved in {:?}; the controller had {most} kB at most", each * 10, begun.elapsed());
     assert_eq!(say(&pair, "n2", &["DBSIZE"]), (each * 10).to_string());
     assert_eq!(say(&pair, "n2", &["DEBUG", "DIGEST"]), before);
