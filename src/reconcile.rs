@@ -200,7 +200,12 @@ async fn pause(stop: &watch::Receiver<bool>, rested: Duration) -> Duration {
 
 /// Does time alone bring something new?
 pub fn waits(plan: &Plan) -> bool {
-    plan.held.iter().any(|held| matches!(held.reason, HeldReason::Loading { .. } | HeldReason::Syncing { .. }))
+    let moves = |instance: &InstanceName| plan.moves.iter().any(|it| it.instance == *instance);
+    plan.held.iter().any(|held| {
+        let goes_on = matches!(held.reason, HeldReason::Loading { .. } | HeldReason::Syncing { .. });
+        // A server that loads what it received may be too busy for one look.
+        goes_on || (matches!(held.reason, HeldReason::NotAnswering { .. }) && moves(&held.instance))
+    })
 }
 
 /// What failed three times is left alone for the rest of this apply.

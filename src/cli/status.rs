@@ -148,7 +148,7 @@ pub(super) fn text(status: &Status, now: Timestamp) -> String {
         line(format!("! only watching: {why}"));
     }
     if let Some(suspension) = suspended {
-        line(format!("! suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
+        line(format!("! suspended by {} until {:.0}: {}", suspension.by, suspension.until, suspension.reason));
     }
     if let Some(pass) = last_pass {
         let next = next_pass.map(|at| show_duration(Duration::try_from(at.duration_since(now)).unwrap_or_default()));
@@ -186,7 +186,7 @@ fn row(name: &str, instance: &InstanceStatus, ago: &dyn Fn(Timestamp) -> String)
     }
     let told = instance.held.iter().any(|held| held.reason == "suspended");
     if let Some(suspension) = instance.suspended.as_ref().filter(|_| !told) {
-        what.push(format!("suspended by {} until {}: {}", suspension.by, suspension.until, suspension.reason));
+        what.push(format!("suspended by {} until {:.0}: {}", suspension.by, suspension.until, suspension.reason));
     }
     what.extend(instance.held.iter().map(|held| format!("held: {}: {}", held.what, held.message)));
     let replicas: Vec<String> = instance.members.iter().filter_map(|(node, it)| replica(node.as_str(), it)).collect();

@@ -67,7 +67,8 @@ pub enum Action {
         wrong: Vec<UserName>,
         why: Option<String>,
     },
-    /// Changes only what the marker says; no server is touched.
+    /// Changes only what the marker says; no server is touched. But where it says that a member leaves to whom no other role
+    /// tells it, its clients' connections are closed.
     Mark(Box<Change<Marker>>),
     DeleteInstance {
         uid: String,

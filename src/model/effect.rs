@@ -169,7 +169,11 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
             [Effect::DropUser(user.clone()), Effect::SaveUsers].into_iter().chain(mark(member, marker)).collect()
         }
         Action::SaveUsers { .. } => vec![Effect::SaveUsers],
-        Action::Mark(change) => vec![Effect::WriteMarker(Box::new(change.after().clone()))],
+        Action::Mark(change) => {
+            let marker = Effect::WriteMarker(Box::new(change.after().clone()));
+            // First, so that a crash in between tells them again.
+            role::farewell(change, member).into_iter().chain([marker]).collect()
+        }
         Action::DeleteInstance { .. } => {
             let marker = Marker { stage: Stage::Deleting, ..member.marker.clone() };
             // What only memory holds would be gone with the process, and nothing would be set aside.

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclUser;
 use super::action::{RoleChange, RoleStage, WantedUser};
 use super::binary::BinaryFacts;
-use super::change::{Half, Twin};
+use super::change::{Change, Half, Twin};
 use super::effect::Effect;
 use super::live::{Live, Member, MemberFacts, NodeFacts, Observed, Server};
+use super::marker::Marker;
 use super::name::{InstanceName, NodeName, OPERATOR_USER, REPLICA_USER, SettingName, UserName};
 use super::password::{Fingerprint, PasswordHash};
 use super::setting::Settings;
@@ -274,6 +275,12 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
         effects.push(Effect::Dismiss(clients(member)));
     }
     effects
+}
+
+/// A member that gave its data away as a snapshot follows nobody: that it leaves is all that its clients can be told.
+pub(super) fn farewell(change: &Change<Marker>, member: &MemberFacts) -> Option<Effect> {
+    let leaves = change.before().retiring.is_none() && change.after().retiring.is_some();
+    (leaves && member.role_in_force() == Some(Overlay::FENCED)).then(|| Effect::Dismiss(clients(member)))
 }
 
 /// All whose connections are clients': neither ours, nor those of other members.

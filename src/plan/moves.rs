@@ -78,7 +78,7 @@ pub(super) fn tell_what_they_wait_for(decision: &mut Decision) {
         let until = it.remaining.iter().filter_map(|remaining| remaining.until).max();
         let leaves = it.now().is_some_and(|act| act.stage == MoveStage::Leave);
         let time =
-            until.filter(|_| leaves).map(|until| format!("its clients to go elsewhere, until {until} (guard.handover_grace)"));
+            until.filter(|_| leaves).map(|until| format!("its clients to go elsewhere, until {until:.0} (guard.handover_grace)"));
         it.waits_for = why.clone().or(time);
     }
 }

@@ -58,6 +58,23 @@ fn an_instance_without_aof_moves_as_a_snapshot_and_loses_nothing() {
     moved(NO_AOF);
 }
 
+#[test]
+fn clients_of_a_server_that_gave_its_data_away_are_told() {
+    let pair = Pair::new();
+    let apply = |shard: &str| {
+        pair.declare("\"n1\"", shard, SNAPSHOT);
+        let text = pair.site().read("fleet.toml").replace("handover_grace = \"0s\"", "handover_grace = \"1h\"");
+        pair.site().write("fleet.toml", text);
+        pair.site().applied();
+    };
+    apply("a");
+    let mut reader = pair.client("n1");
+    assert_eq!(reader.ask("PING"), "+PONG");
+    apply("b");
+    assert_eq!(reader.try_ask("PING"), None, "it is left believing");
+    assert!(pair.client("n1").ask("SET key value").starts_with("-NOREPLICAS"));
+}
+
 /// Kinds of data of every sort, in several databases.
 fn fill(client: &mut Client, megabytes: u32) {
     for line in [
@@ -192,7 +209,8 @@ fn a_move_that_is_reverted_before_it_opens_gives_all_of_it_back() {
         }
         assert!(pair.client("n1").ask("SET plain other").starts_with("-NOREPLICAS"));
         pair.declare("\"n1\"", "a", DEBUG);
-        pair.site().run(&["plan"]).expect(2).says("take writes again");
+        let plan = std::iter::repeat_with(|| pair.site().run(&["plan"])).find(|plan| !plan.all().contains("is still loading"));
+        plan.unwrap().expect(2).says("take writes again");
         pair.site().applied();
         assert_eq!(shows(&mut pair.client("n1")), before);
         assert_eq!(pair.client("n1").ask("SET plain value"), "+OK");

@@ -36,7 +36,7 @@ impl Passes {
             What::Suspend { name, by, reason, until } => {
                 let suspension = Suspension { by, reason, since: clock::now(), until };
                 let said = format!(
-                    "{} suspended until {until}",
+                    "{} suspended until {until:.0}",
                     name.as_ref().map_or("the fleet is".to_owned(), |name| format!("{name} is"))
                 );
                 (self.change_record(said, move |record| suspend(&mut record.suspended, name, Some(suspension))).await, true)

@@ -74,7 +74,7 @@ fn pace(pace: &Pace) -> Vec<String> {
     let mut parts = Vec::new();
     parts.extend(bytes_per_second.map(|bytes| format!("{}/s", show_size(bytes))));
     parts.extend(seconds_left.map(|seconds| format!("{} left", lasts(seconds))));
-    parts.push(format!("for {}", lasts(seconds_in_stage)));
+    parts.extend((seconds_in_stage > 0).then(|| format!("for {}", lasts(seconds_in_stage))));
     parts.extend((attempt > 1).then(|| format!("attempt {attempt}")));
     parts
 }
@@ -82,6 +82,6 @@ fn pace(pace: &Pace) -> Vec<String> {
 fn remaining(remaining: &Remaining) -> String {
     let Remaining { node, address, answers, connections, until } = remaining;
     let plural = if *connections == 1 { "" } else { "s" };
-    let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
+    let until = until.map(|until| format!(" until {until:.0}")).unwrap_or_default();
     format!("  {connections} connection{plural} left at {address} (node {node}), which answers {answers}{until}")
 }

@@ -188,7 +188,7 @@ pub fn held_reason(reason: &HeldReason) -> String {
             )
         }
         HeldReason::Suspended { by, why, until } => {
-            format!("suspended by {by} until {until} ({why}): \"valkeeper resume\" ends that")
+            format!("suspended by {by} until {until:.0} ({why}): \"valkeeper resume\" ends that")
         }
         HeldReason::ObserveOnly => "mode = \"observe\": it is reported and not changed".to_owned(),
         HeldReason::Syncing { node, why } => format!("waits for its replica on node {node}: {why}"),
