@@ -67,6 +67,13 @@ pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
     }
 }
 
+/// How much has arrived of a snapshot that is carried to this instance; nothing if none is, or it cannot be told. Bytes.
+pub fn arrived(layout: &Layout, name: &InstanceName) -> Option<u64> {
+    let root = layout.set_aside_root();
+    let ours = files::names(&root).ok()?.into_iter().filter(|file| Layout::is_cargo_of(name, file)).map(|file| root.join(file));
+    ours.filter(|path| *path != layout.leaving(name)).find_map(|path| length(&path).ok().flatten())
+}
+
 /// A piece from this place on, no longer than `most`; shorter only at the end. Bytes.
 ///
 /// # Errors

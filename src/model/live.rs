@@ -298,6 +298,13 @@ pub struct DataFacts {
     pub aof: bool,
     /// A `dump.rdb` is there.
     pub rdb: bool,
+    /// How much of a snapshot has arrived that is carried here, beside the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived_bytes: Option<u64>,
+}
+
+impl DataFacts {
+    pub const MISSING: Self = Self { folder: Folder::Missing, aof: false, rdb: false, arrived_bytes: None };
 }
 
 /// The data folder.

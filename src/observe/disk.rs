@@ -14,7 +14,7 @@ use crate::model::binary::BinaryFacts;
 use crate::model::change::Half;
 use crate::model::config_file::{self, Directive};
 use crate::model::live::{DataFacts, Folder};
-use crate::model::marker::MarkerFile;
+use crate::model::marker::{Marker, MarkerFile};
 use crate::model::name::{DEFAULT_USER, InstanceName, SettingName, UserName};
 use crate::model::snapshot::Snapshot;
 use crate::model::spec::InstanceSpec;
@@ -105,14 +105,15 @@ fn is_link(path: &Path) -> bool {
 }
 
 /// What the data folder holds. Whether a server works in it is for the server's own look to say.
-pub fn data(layout: &Layout, name: &InstanceName) -> DataFacts {
+pub fn data(layout: &Layout, name: &InstanceName, marker: &Marker) -> DataFacts {
     let folder = layout.data(name);
+    let arrived_bytes = if marker.is_vessel() { cargo::arrived(layout, name) } else { None };
     if !folder.is_dir() {
-        return DataFacts { folder: Folder::Missing, aof: false, rdb: false };
+        return DataFacts { arrived_bytes, ..DataFacts::MISSING };
     }
     // `appenddirname`, `appendfilename` and `dbfilename` are never set, so these are the server's own names.
     let aof = folder.join("appendonlydir/appendonly.aof.manifest").exists() || folder.join("appendonly.aof").exists();
-    DataFacts { folder: Folder::Present, aof, rdb: folder.join("dump.rdb").exists() }
+    DataFacts { folder: Folder::Present, aof, rdb: folder.join("dump.rdb").exists(), arrived_bytes }
 }
 
 /// The users in the ACL file, and what is wrong with it as a whole.

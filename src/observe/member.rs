@@ -132,7 +132,7 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
     let read = tokio::task::spawn_blocking(move || {
         let marker = disk::marker(&node.layout, &name);
         let MarkerOnDisk::Ours(ours) = &marker else {
-            let data = DataFacts { folder: Folder::Missing, aof: false, rdb: false };
+            let data = DataFacts::MISSING;
             let (spec, users) = (Half::Absent, UsersOnDisk::default());
             let (unit_broken, credential_broken, unit_files) = (None, None, Vec::new());
             return Disk { marker, spec, users, data, unit_broken, credential_broken, unit_files };
@@ -143,7 +143,7 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
         // Before what they say is looked at: a change that comes between is then seen by the next look.
         let unit_files = unit.as_ref().map(UnitFiles::stamps).unwrap_or_default();
         let unit_broken = unit.and_then(|unit| unit.trouble());
-        let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name));
+        let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name, &ours.marker));
         Disk { marker, spec, users, data, unit_broken, credential_broken, unit_files }
     });
     match end.bound(read).await {

@@ -185,6 +185,7 @@ fn a_piece_that_was_spoiled_on_the_way_is_noticed_and_carried_again() {
         spoil(&mut bytes);
         let whole = bytes.len() > 1234;
         fs::write(&file, bytes).unwrap();
+        pair.site().run(&["plan"]).expect(2).says("now      carry     n1 -> n2: ").says(" MiB on n2");
         let ran = pair.site().applied();
         assert_eq!(ran.all().contains("what arrived has another checksum"), whole, "{}", ran.all());
         assert_eq!(shows(&mut pair.client("n2")), before);

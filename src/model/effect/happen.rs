@@ -105,7 +105,7 @@ impl MemberFacts {
         Self {
             marker,
             server: Server::Down { why: None },
-            data: DataFacts { folder: Folder::Missing, aof: false, rdb: false },
+            data: DataFacts::MISSING,
             spec: Twin::default(),
             users: BTreeMap::new(),
             acl_file_broken: None,

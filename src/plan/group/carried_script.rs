@@ -3,7 +3,7 @@
 use super::{Group, Standing, endpoint};
 use crate::model::action::RoleStage;
 use crate::model::desired::MoveBy;
-use crate::model::moves::{Act, Move, MoveStage, Progress, Site};
+use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Site};
 use crate::model::name::NodeName;
 use crate::model::snapshot::Seed;
 use crate::plan::snapshot::Next;
@@ -72,12 +72,20 @@ impl Group<'_> {
             from: Some(Site { node: from.place.node.clone(), address: Some(from.endpoint.to_string()) }),
             to: Some(Site { node: to.clone(), address }),
             script,
-            amount: None,
+            amount: next.and_then(|next| amount(next, target?)),
             waits_for: None,
             remaining: Vec::new(),
             pace: None,
         })
     }
+}
+
+/// How much of the snapshot has been carried; its sum is made when all of it is there.
+fn amount(next: &Next, target: &Standing<'_>) -> Option<Amount> {
+    let Next::Carry(made) = next else { return None };
+    let arrived = target.place.member.data.arrived_bytes.unwrap_or_default();
+    let (node, done_bytes) = (target.place.node.clone(), arrived.min(made.bytes));
+    Some(Amount { node, of: Flow::Dataset, done_bytes, total_bytes: made.bytes })
 }
 
 fn has_seed(target: &Standing<'_>) -> bool {
