@@ -8,7 +8,7 @@ use super::{Daemon, PASSWORD, Post, instance};
 use crate::client::Client;
 
 /// The instance on this shard, with two nodes; clients of a server that leaves have this time.
-fn tables(post: &Post, shard: &str, grace: &str) -> String {
+pub(super) fn tables(post: &Post, shard: &str, grace: &str) -> String {
     let (first, last) = (post.site.first_port, post.site.first_port + 9);
     let cache = instance("cache", "").replace("shard = \"a\"", &format!("shard = \"{shard}\""));
     format!(
@@ -17,7 +17,7 @@ fn tables(post: &Post, shard: &str, grace: &str) -> String {
     )
 }
 
-fn client(post: &Post, folder: &str) -> Client {
+pub(super) fn client(post: &Post, folder: &str) -> Client {
     let config = post.site.read(&format!("{folder}/config/cache.conf"));
     let port = config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap();
     let mut client = Client::to(port).unwrap();
@@ -25,12 +25,12 @@ fn client(post: &Post, folder: &str) -> Client {
     client
 }
 
-fn moving(status: &Value) -> &Value {
+pub(super) fn moving(status: &Value) -> &Value {
     &status["instances"]["cache"]["moving"]
 }
 
 /// The stage that is now.
-fn stage(moving: &Value) -> Option<&str> {
+pub(super) fn stage(moving: &Value) -> Option<&str> {
     let script = moving["script"].as_array()?;
     script.iter().find(|act| act["progress"] == "now").and_then(|act| act["stage"].as_str())
 }
@@ -41,7 +41,7 @@ fn stages(moving: &Value) -> Vec<(String, String)> {
 }
 
 /// A server that sends its data slowly: 20 ms for each of 300 keys (`rdb-key-save-delay`, a setting for tests of the server).
-fn made_slow(post: &Post) {
+pub(super) fn made_slow(post: &Post) {
     let mut client = client(post, "state");
     // Nothing that the server could make smaller.
     let random = &mut StdRng::seed_from_u64(1);
