@@ -59,14 +59,29 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
     let running = Arc::new(Running::default());
-    let folders = read(node, |layout| Ok((Folders::read(layout)?, names(layout)?)));
-    let scan = async { Ok(running.scan(node, &binary).await?.keys().cloned()) };
-    let ((folders, mut names), scanned, systemd, capacity) =
-        tokio::try_join!(folders, scan, async { Ok(node.supervisor.version().await?) }, capacity(node))?;
+    let (folders, names) = read(node, |layout| Ok((Folders::read(layout)?, names(layout)?))).await?;
+    // systemd takes its time to answer, and the servers need not wait for that.
+    let scan = async { Ok(running.scan(node, &binary).await?) };
+    let version = async { Ok(node.supervisor.version().await?) };
+    let (mut members, scanned, systemd, capacity) =
+        tokio::try_join!(look_at_all(node, names, &binary, &running), scan, version, capacity(node))?;
     // Servers whose files are all gone have nothing else that names them.
-    names.extend(scanned);
+    let strays = scanned.keys().filter(|name| !members.contains_key(*name)).cloned().collect();
+    members.extend(look_at_all(node, strays, &binary, &running).await?);
+    // Behind the members: a server that was seen to be down has given its port back by then.
+    let ports_in_use = read(node, |_| ports::listening().map_err(LookError::Ports)).await?;
+    let facts = NodeFacts { ports_in_use, capacity, ..facts(node, &binary, members, folders, systemd) };
+    Ok((facts, binary.clone()))
+}
+
+async fn look_at_all(
+    node: &Arc<LocalNode>,
+    names: BTreeSet<InstanceName>,
+    binary: &Binary,
+    running: &Arc<Running>,
+) -> Result<BTreeMap<InstanceName, Arc<Member>>, LookError> {
     let looks = names.into_iter().map(|name| {
-        let (node, binary, running) = (Arc::clone(node), binary.clone(), Arc::clone(&running));
+        let (node, binary, running) = (Arc::clone(node), binary.clone(), Arc::clone(running));
         // A task of its own, so that reading many replies uses all cores.
         tokio::spawn(async move { member::look(&node, &name, &binary, &running).await.map(|member| (name, Arc::new(member))) })
     });
@@ -75,10 +90,7 @@ pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookErro
     while let Some(member) = looking.next().await {
         members.extend(member.map_err(|error| LookError::Lost(error.to_string()))?);
     }
-    // Behind the members: a server that was seen to be down has given its port back by then.
-    let ports_in_use = read(node, |_| ports::listening().map_err(LookError::Ports)).await?;
-    let facts = NodeFacts { ports_in_use, capacity, ..facts(node, &binary, members, folders, systemd) };
-    Ok((facts, binary.clone()))
+    Ok(members)
 }
 
 /// Looks at what one step needs: one member, or none, and what the node remembers.
