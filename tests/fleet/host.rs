@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -112,6 +112,8 @@ impl Host {
         let console = File::options().create(true).append(true).open(self.console()).unwrap();
         let mut process = self.process.lock().unwrap();
         assert!(process.is_none(), "{} runs already", self.name);
+        // The kernel takes the link of a host that lost its power away in its own time.
+        let _mostly_gone = run::program("ip").args(["link", "delete", &format!("vb-{}", self.machine)]).output();
         let mut nspawn = cgroup::inside(&self.groups, "systemd-nspawn");
         nspawn.args(["--quiet", "--register=no", "--keep-unit"]);
         nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]);
@@ -143,6 +145,7 @@ impl Host {
     fn assert_running(&self) {
         let mut process = self.process.lock().unwrap();
         let ended = process.as_mut().and_then(|child| child.try_wait().unwrap());
+        drop(process);
         let said = || fs::read_to_string(self.console()).unwrap_or_default();
         assert!(ended.is_none(), "{} does not boot: {}\n{}", self.name, ended.unwrap(), said());
     }
@@ -271,7 +274,7 @@ impl Host {
 impl Drop for Host {
     /// The guard ends its processes; this only reaps.
     fn drop(&mut self) {
-        if let Some(mut child) = self.process.get_mut().unwrap().take() {
+        if let Some(mut child) = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = child.kill();
             let _ = child.wait();
         }
