@@ -53,6 +53,12 @@ enum Seat {
     Unseen(String),
 }
 
+/// A node that can be asked.
+enum Reach<'a> {
+    Here(&'a Local),
+    Ssh(&'a Session),
+}
+
 /// What it takes to reach nodes from this process.
 #[derive(Debug, Clone)]
 pub struct Means {
@@ -188,11 +194,10 @@ impl Observe for Nodes {
 
     async fn try_ways(&self, ways: &BTreeSet<Way>) -> Paths {
         let tries = ways.clone().into_iter().map(|way| async move {
-            let tried = match self.seats.get(&way.from) {
-                Some((_, Seat::Here(local))) => local.try_way(&way.to).await,
-                Some((_, Seat::Ssh(session))) => session.try_way(&way.to).await,
-                Some((_, Seat::Unseen(why))) => Err(why.clone()),
-                None => Err(format!("there is no node {}", way.from)),
+            let tried = match self.reach(&way.from) {
+                Ok(Reach::Here(local)) => local.try_way(&way.to).await,
+                Ok(Reach::Ssh(session)) => session.try_way(&way.to).await,
+                Err(why) => Err(why),
             };
             (way, Path::from(tried))
         });
@@ -211,22 +216,29 @@ impl Observe for Nodes {
 impl Nodes {
     /// How the replication of an instance's member on this node stands.
     pub(super) async fn position(&self, node: &NodeName, instance: &InstanceName) -> Result<Replication, String> {
-        match self.seats.get(node) {
-            Some((_, Seat::Here(local))) => local.position(instance).await,
-            Some((_, Seat::Ssh(session))) => session.position(instance).await,
-            Some((_, Seat::Unseen(why))) => Err(why.clone()),
-            None => Err(format!("there is no node {node}")),
+        match self.reach(node)? {
+            Reach::Here(local) => local.position(instance).await,
+            Reach::Ssh(session) => session.position(instance).await,
         }
     }
 
     /// Takes a step that concerns its own node only.
     pub(super) async fn perform_there(&self, step: &Step, tell: &Tell) -> Outcome {
         let fleet = self.fleet.as_ref();
-        match self.seats.get(&step.node) {
-            Some((_, Seat::Here(local))) => local.perform(step, fleet, tell).await,
-            Some((_, Seat::Ssh(session))) => session.perform(step, fleet, tell).await,
-            Some((_, Seat::Unseen(why))) => Outcome::NotReached(why.clone()),
-            None => Outcome::NotReached(format!("there is no node {}", step.node)),
+        match self.reach(&step.node) {
+            Ok(Reach::Here(local)) => local.perform(step, fleet, tell).await,
+            Ok(Reach::Ssh(session)) => session.perform(step, fleet, tell).await,
+            Err(why) => Outcome::NotReached(why),
+        }
+    }
+
+    /// The node of this name, or why it cannot be used.
+    fn reach(&self, node: &NodeName) -> Result<Reach<'_>, String> {
+        match self.seats.get(node) {
+            Some((_, Seat::Here(local))) => Ok(Reach::Here(local)),
+            Some((_, Seat::Ssh(session))) => Ok(Reach::Ssh(session)),
+            Some((_, Seat::Unseen(why))) => Err(why.clone()),
+            None => Err(format!("there is no node {node}")),
         }
     }
 }

@@ -46,6 +46,8 @@ const CLAIMS_MAX: u32 = 3;
 /// What is due again after a longer while than that was undone by somebody. The daemon looks at once when something was done.
 const IN_A_ROW: Duration = Duration::from_secs(10);
 
+const NO_RIGHT: &str = "the right to act on the node was not taken";
+
 static CONNECTING: Semaphore = Semaphore::const_new(CONNECTING_MAX);
 
 /// An attempt to connect, for all who wait for it.
@@ -168,11 +170,18 @@ impl Session {
         if let Some(outcome) = self.ask_once(request(), tell).await {
             return outcome;
         }
-        let no_right = || Outcome::Failed("the right to act on the node was not taken".to_owned());
-        let Some(holder) = lock(&self.holder).clone() else { return no_right() };
+        match self.regain_right().await {
+            Ok(()) => self.ask_once(request(), tell).await.unwrap_or_else(|| Outcome::Failed(NO_RIGHT.to_owned())),
+            Err(why) => Outcome::Failed(why),
+        }
+    }
+
+    /// An agent said that the right to act is not held: asks for it anew, if it ever was.
+    async fn regain_right(&self) -> Result<(), String> {
+        let holder = lock(&self.holder).clone().ok_or(NO_RIGHT)?;
         match self.acquire(&holder).await {
-            Turn::Taken => self.ask_once(request(), tell).await.unwrap_or_else(no_right),
-            Turn::Held(why) | Turn::Unable(why) => Outcome::Failed(why),
+            Turn::Taken => Ok(()),
+            Turn::Held(why) | Turn::Unable(why) => Err(why),
         }
     }
 
@@ -201,11 +210,8 @@ impl Session {
             return Ok(reply);
         }
         *lock(&self.right) = Weak::new();
-        let holder = lock(&self.holder).clone().ok_or("the right to act on the node was not taken")?;
-        match self.acquire(&holder).await {
-            Turn::Taken => self.connection().await?.ask(request(), STEP, &Tell::nobody()).await,
-            Turn::Held(why) | Turn::Unable(why) => Err(why),
-        }
+        self.regain_right().await?;
+        self.connection().await?.ask(request(), STEP, &Tell::nobody()).await
     }
 
     /// A piece of a snapshot of this instance's data there.

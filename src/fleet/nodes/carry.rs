@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Nodes, Seat};
+use super::{Nodes, Reach};
 use crate::host::clock::{Deadline, Stopwatch};
 use crate::host::tell::Tell;
 use crate::model::name::{InstanceName, NodeName};
@@ -100,18 +100,16 @@ fn progress(at: u64, first: u64, total: u64, watch: Stopwatch) -> String {
 
 impl Nodes {
     async fn piece(&self, node: &NodeName, instance: &InstanceName, id: &SnapshotId, from: u64) -> Result<Vec<u8>, String> {
-        match self.seat(node)? {
-            Seat::Here(local) => local.piece(instance, id, from).await,
-            Seat::Ssh(session) => session.piece(instance, id, from).await,
-            Seat::Unseen(why) => Err(why.clone()),
+        match self.reach(node)? {
+            Reach::Here(local) => local.piece(instance, id, from).await,
+            Reach::Ssh(session) => session.piece(instance, id, from).await,
         }
     }
 
     async fn arrived(&self, node: &NodeName, instance: &InstanceName, id: &SnapshotId) -> Result<u64, String> {
-        match self.seat(node)? {
-            Seat::Here(local) => local.arrived(instance, id).await,
-            Seat::Ssh(session) => session.arrived(instance, id).await,
-            Seat::Unseen(why) => Err(why.clone()),
+        match self.reach(node)? {
+            Reach::Here(local) => local.arrived(instance, id).await,
+            Reach::Ssh(session) => session.arrived(instance, id).await,
         }
     }
 
@@ -123,14 +121,9 @@ impl Nodes {
         from: u64,
         piece: Vec<u8>,
     ) -> Result<u64, String> {
-        match self.seat(node)? {
-            Seat::Here(local) => local.store(instance, &made.id, made.bytes, from, piece).await,
-            Seat::Ssh(session) => session.store(instance, &made.id, made.bytes, from, piece).await,
-            Seat::Unseen(why) => Err(why.clone()),
+        match self.reach(node)? {
+            Reach::Here(local) => local.store(instance, &made.id, made.bytes, from, piece).await,
+            Reach::Ssh(session) => session.store(instance, &made.id, made.bytes, from, piece).await,
         }
-    }
-
-    fn seat(&self, node: &NodeName) -> Result<&Seat, String> {
-        self.seats.get(node).map(|(_, seat)| seat).ok_or_else(|| format!("there is no node {node}"))
     }
 }
