@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::process::Child;
 
@@ -12,6 +12,7 @@ use super::server::{Acting, Halt, failed};
 use crate::host::cargo::{self, Sums};
 use crate::host::clock::Poll;
 use crate::host::files::{self, Stamp, stamp};
+use crate::host::held::lock;
 use crate::host::machine;
 use crate::host::valkey::info_field;
 use crate::model::marker::Marker;
@@ -65,14 +66,14 @@ impl Snapshots {
         if !files::exists(&tool) {
             return Ok(());
         }
-        let known = self.checks.lock().unwrap_or_else(PoisonError::into_inner).remove(&acting.name);
+        let known = lock(&self.checks).remove(&acting.name);
         let mut child = match known {
             Some(child) => child,
             None => cargo::begin_check(&tool, path, acting.node.server_user)?,
         };
         match acting.end.bound(child.wait()).await {
             None => {
-                self.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(acting.name.clone(), child);
+                lock(&self.checks).insert(acting.name.clone(), child);
                 Err(Halt::Pending("valkey-check-rdb to read the snapshot".to_owned()))
             }
             Some(Ok(status)) if status.success() => Ok(()),

@@ -69,9 +69,8 @@ pub fn length(path: &Path) -> Result<Option<u64>, FileError> {
 
 /// How much has arrived of a snapshot that is carried to this instance; nothing if none is, or it cannot be told. Bytes.
 pub fn arrived(layout: &Layout, name: &InstanceName) -> Option<u64> {
-    let root = layout.set_aside_root();
-    let ours = files::names(&root).ok()?.into_iter().filter(|file| Layout::is_cargo_of(name, file)).map(|file| root.join(file));
-    ours.filter(|path| *path != layout.leaving(name)).find_map(|path| length(&path).ok().flatten())
+    let arriving = all_of(layout, name).ok()?.filter(|path| *path != layout.leaving(name));
+    arriving.into_iter().find_map(|path| length(&path).ok().flatten())
 }
 
 /// A piece from this place on, no longer than `most`; shorter only at the end. Bytes.
@@ -144,9 +143,14 @@ pub fn begin_check(tool: &Path, path: &Path, account: Option<Account>) -> Result
 /// # Errors
 /// When it cannot be removed.
 pub fn clear(layout: &Layout, name: &InstanceName, but: Option<&Path>) -> Result<(), FileError> {
+    all_of(layout, name)?.filter(|path| Some(path.as_path()) != but).try_for_each(|path| files::remove(&path))
+}
+
+/// What lies of this instance's snapshots.
+fn all_of(layout: &Layout, name: &InstanceName) -> Result<impl Iterator<Item = PathBuf>, FileError> {
     let root = layout.set_aside_root();
-    let ours = files::names(&root)?.into_iter().filter(|file| Layout::is_cargo_of(name, file)).map(|file| root.join(file));
-    ours.filter(|path| Some(path.as_path()) != but).try_for_each(|path| files::remove(&path))
+    let ours = files::names(&root)?.into_iter().filter(|file| Layout::is_cargo_of(name, file));
+    Ok(ours.map(move |file| root.join(file)))
 }
 
 /// Sums of files that were begun: a long one goes on with the next step. What a process that ends had begun is begun again.
