@@ -95,7 +95,7 @@ pub(super) fn decide<'a>(
     if group.carried(scene, decision) {
         return;
     }
-    let fellows: Vec<Fellow<'_>> = group.members.iter().map(Standing::fellow).collect();
+    let fellows = group.fellows();
     let stage = migration::stage(&fellows, |primary| group.chosen(primary));
     group.hold_unseen(scene, decision, group.would_change_roles(&stage));
     match stage.clone() {
@@ -195,6 +195,10 @@ impl<'a> Group<'a> {
         let lost = seated.iter().filter(|node| !shard.nodes.contains(node) && live.seen(node).is_none() && !renamed(node));
         group.unseen.extend(lost);
         Ok(group)
+    }
+
+    fn fellows(&self) -> Vec<Fellow<'_>> {
+        self.members.iter().map(Standing::fellow).collect()
     }
 
     /// Each member lets the others follow it.

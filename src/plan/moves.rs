@@ -9,7 +9,6 @@ use super::Decision;
 use super::migration::{self, Fellow, Stage, Turn};
 use super::show::held_reason;
 use crate::model::action::{Action, RoleStage};
-use crate::model::change::Half;
 use crate::model::live::Running;
 use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Remaining, Site};
 use crate::model::name::{InstanceName, NodeName};
@@ -121,9 +120,10 @@ fn led<'a>(scene: &Scene<'a>, leader: &'a Fellow<'a>, turns: &[Turn]) -> Option<
 /// A switch-over is under way.
 fn between<'a>(scene: &Scene<'a>, turn: &Turn) -> Option<Standing<'a>> {
     let actor = scene.fellows.get(turn.of)?;
-    let other = || scene.fellows.iter().find(|fellow| fellow.node != actor.node && on_disk(fellow) == Some(Overlay::FENCED));
+    let other =
+        || scene.fellows.iter().find(|fellow| fellow.node != actor.node && fellow.member.role_on_disk() == Some(Overlay::FENCED));
     let follows = || {
-        let followed = on_disk(actor).and_then(|role| role.follows)?;
+        let followed = actor.member.role_on_disk().and_then(|role| role.follows)?;
         scene.fellows.iter().find(|fellow| *fellow.endpoint == followed)
     };
     let (now, source, target) = match turn.stage {
@@ -138,8 +138,8 @@ fn between<'a>(scene: &Scene<'a>, turn: &Turn) -> Option<Standing<'a>> {
 
 /// Nobody takes writes, or nothing may be done about it.
 fn stopped<'a>(scene: &Scene<'a>) -> Option<Standing<'a>> {
-    let fenced = scene.fellows.iter().find(|fellow| on_disk(fellow) == Some(Overlay::FENCED));
-    let leader = scene.fellows.iter().find(|fellow| on_disk(fellow) == Some(Overlay::OPEN));
+    let fenced = scene.fellows.iter().find(|fellow| fellow.member.role_on_disk() == Some(Overlay::FENCED));
+    let leader = scene.fellows.iter().find(|fellow| fellow.member.role_on_disk() == Some(Overlay::OPEN));
     let is_elsewhere = !scene.missing.is_empty() || scene.fellows.iter().any(|fellow| !fellow.wanted);
     let (now, source) = match (fenced, leader) {
         (Some(source), _) => (MoveStage::CutOver, source),
@@ -294,11 +294,4 @@ pub(super) fn made_at(decision: &Decision, node: &NodeName, at: impl Fn(u16) -> 
 
 fn up<'a>(fellow: &Fellow<'a>) -> Option<&'a Running> {
     migration::up(fellow.member)
-}
-
-fn on_disk(fellow: &Fellow<'_>) -> Option<Overlay> {
-    match &fellow.member.spec.disk {
-        Half::Seen(spec) => Some(spec.overlay()),
-        Half::Absent | Half::Unseen { .. } => None,
-    }
 }

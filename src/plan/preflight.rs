@@ -2,9 +2,10 @@
 //! show is not judged.
 
 use super::found::Place;
+use super::migration::up;
 use super::{Decision, Scene, open};
 use crate::model::binary::BinaryFacts;
-use crate::model::live::{Running, Server};
+use crate::model::live::Running;
 use crate::model::name::NodeName;
 use crate::model::path::{Path, Way};
 use crate::model::plan::HeldReason;
@@ -37,7 +38,7 @@ pub(super) struct Target<'a> {
 /// Could this one follow the source, and in time take over?
 pub(super) fn join(scene: &Scene<'_>, decision: &mut Decision, source: Source<'_>, target: Target<'_>) -> Result<(), HeldReason> {
     receive(source.place, target)?;
-    let Some(running) = running(source.place) else { return Ok(()) };
+    let Some(running) = up(source.place.member) else { return Ok(()) };
     buffer(source.place, running)?;
     if source.is_left && !scene.approved && !source.place.member.persists(source.place.binary) {
         let revision = scene.desired.revision.clone();
@@ -48,7 +49,7 @@ pub(super) fn join(scene: &Scene<'_>, decision: &mut Decision, source: Source<'_
 
 /// Could this one have the source's data, however it comes there?
 pub(super) fn receive(source: &Place<'_>, target: Target<'_>) -> Result<(), HeldReason> {
-    let Some(running) = running(source) else { return Ok(()) };
+    let Some(running) = up(source.member) else { return Ok(()) };
     version(&running.version, target.binary)?;
     databases(source, target, None)?;
     fits(source, running, target)
@@ -62,7 +63,7 @@ pub(super) fn take_over(
     target: Target<'_>,
     to: &Endpoint,
 ) -> Result<(), HeldReason> {
-    let Some(running) = running(source) else { return Ok(()) };
+    let Some(running) = up(source.member) else { return Ok(()) };
     // On the way to fewer databases replicas are restarted first, when no key needs the others.
     databases(source, target, running.databases_used)?;
     fits(source, running, target)?;
@@ -81,13 +82,6 @@ pub(super) fn version(runs: &str, binary: &BinaryFacts) -> Result<(), HeldReason
 /// Of `8.0.1`: `8.0`.
 fn minor(version: &str) -> &str {
     version.match_indices('.').nth(1).and_then(|(end, _)| version.get(..end)).unwrap_or(version)
-}
-
-fn running<'a>(place: &Place<'a>) -> Option<&'a Running> {
-    match &place.member.server {
-        Server::Up(running) if !running.loading => Some(running),
-        Server::Up(_) | Server::Down { .. } | Server::Locked { .. } | Server::Silent { .. } => None,
-    }
 }
 
 fn unfit<T>(why: Unfit) -> Result<T, HeldReason> {

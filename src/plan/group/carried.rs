@@ -20,7 +20,7 @@ use crate::plan::snapshot::{self, Next};
 impl<'a> Group<'a> {
     /// Tells apart who takes no part in replication.
     pub(super) fn part(&mut self) {
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        let fellows = self.fellows();
         let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || snapshot::gave_away(&fellows, fellow);
         let apart: Vec<bool> = fellows.iter().map(apart).collect();
         self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
@@ -28,7 +28,7 @@ impl<'a> Group<'a> {
 
     /// Decides about an instance whose data has to be carried; false: it is not.
     pub(super) fn carried(&mut self, scene: &mut Scene<'a>, decision: &mut Decision) -> bool {
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        let fellows = self.fellows();
         let meddled = |fellow: &Fellow<'_>| migration::up(fellow.member).is_some_and(|up| up.replication.foreign_failover);
         let source = snapshot::source(&fellows, self.instance.move_by).filter(|_| !fellows.iter().any(meddled));
         self.source = source;
@@ -69,7 +69,7 @@ impl<'a> Group<'a> {
             return None;
         }
         let target = self.members.iter().position(|member| member.place.node == node);
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        let fellows = self.fellows();
         let next = snapshot::next(&fellows, source, target, self.instance.move_by);
         drop(fellows);
         match self.judged(source, target).filter(|_| is_open) {
@@ -112,7 +112,7 @@ impl<'a> Group<'a> {
 
     /// The roles that the other members of a primary that takes writes are to have.
     fn turns(&self) -> Vec<Turn> {
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(super::Standing::fellow).collect();
+        let fellows = self.fellows();
         match migration::stage(&fellows, |primary| primary) {
             Stage::Led { primary: _, turns } => turns,
             Stage::Between(_) | Stage::Headless | Stage::Held(_) => Vec::new(),

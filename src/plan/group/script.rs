@@ -6,7 +6,7 @@ use crate::model::moves::Move;
 use crate::model::name::NodeName;
 use crate::model::plan::HeldReason;
 use crate::model::role::Overlay;
-use crate::plan::migration::{Fellow, Stage};
+use crate::plan::migration::Stage;
 use crate::plan::{Decision, Scene, moves};
 
 impl Group<'_> {
@@ -30,7 +30,7 @@ impl Group<'_> {
 
     /// Where the members stand on their way, for people.
     pub(super) fn script(&self, scene: &Scene<'_>, decision: &Decision, stage: &Stage) -> Option<Move> {
-        let fellows: Vec<Fellow<'_>> = self.members.iter().map(Standing::fellow).collect();
+        let fellows = self.fellows();
         let asked = decision.steps.iter().find_map(|step| {
             let Action::CutOver(change) = &step.action else { return None };
             Some(&change.target)
