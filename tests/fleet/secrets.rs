@@ -24,20 +24,23 @@ fn has(bytes: &[u8], words: &str) -> bool {
     bytes.windows(words.len()).any(|window| window == words.as_bytes())
 }
 
-/// All that this machine can see of processes, those of its hosts included, where any of these words stands.
-fn seen_in_processes(canaries: &[String], but: u32) -> BTreeSet<String> {
+/// All that this machine can see of processes, those of its hosts included, where any of these words stands. The environment of
+/// `given` was given to it by the person who started it; between fork and exec, a child of it shows the same.
+fn seen_in_processes(canaries: &[String], given: u32) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
+    let own = fs::read(format!("/proc/{given}/cmdline")).unwrap_or_default();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        for what in ["cmdline", "environ"] {
-            // It was given this environment by the person who started it.
-            if what == "environ" && (pid == but || pid == std::process::id()) {
+        // In this order: a process that has become another by its second look had done so by its first.
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let is_given = pid == given || pid == std::process::id() || arguments == own;
+        for (what, bytes) in [("arguments", &arguments), ("environment", &environment)] {
+            if what == "environment" && is_given {
                 continue;
             }
-            let bytes = fs::read(entry.path().join(what)).unwrap_or_default();
-            if let Some(canary) = canaries.iter().find(|canary| has(&bytes, canary)) {
-                let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                found.insert(format!("{canary} in {what} of {}", String::from_utf8_lossy(&command).replace('\0', " ")));
+            if let Some(canary) = canaries.iter().find(|canary| has(bytes, canary)) {
+                found.insert(format!("{canary} in {what} of {}", String::from_utf8_lossy(&arguments).replace('\0', " ")));
             }
         }
     }
