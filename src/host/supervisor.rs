@@ -228,7 +228,7 @@ impl Supervisor {
             }
             (Self::Systemd(systemd), Attempt::Unit { since: _, asked: Some(asked) }) if asked.elapsed() >= ASK_EVERY => {
                 *asked = Stopwatch::start();
-                Ok(systemd.state(&UnitName::of(server.name)).await?.is_down())
+                Ok(systemd.activity(&UnitName::of(server.name)).await?.is_down())
             }
             (Self::Processes | Self::Systemd(_), Attempt::Process { .. } | Attempt::Unit { .. }) => Ok(false),
         }
@@ -259,17 +259,17 @@ impl Supervisor {
             };
         };
         let unit = UnitName::of(server.name);
-        let before = systemd.state(&unit).await?;
+        let before = systemd.activity(&unit).await?;
         systemd.stop(&unit).await?;
-        let mut told = (before.active != "deactivating").then(Stopwatch::start);
+        let mut told = (!before.is_ending()).then(Stopwatch::start);
         let mut poll = Poll::default();
         loop {
-            let state = systemd.state(&unit).await?;
-            if !state.has_job && matches!(state.active.as_str(), "inactive" | "failed") {
+            let now = systemd.activity(&unit).await?;
+            if now.is_over() {
                 return Ok(());
             }
             // systemd tells it once and then waits, whether it forgot or not.
-            if state.active == "deactivating" && told.is_none_or(|told| told.elapsed() >= process::TOLD_AGAIN) {
+            if now.is_ending() && told.is_none_or(|told| told.elapsed() >= process::TOLD_AGAIN) {
                 let _gone_already = systemd.remind(&unit).await;
                 told = Some(Stopwatch::start());
             }
@@ -325,7 +325,8 @@ impl Supervisor {
         match self {
             Self::Processes => Ok(()),
             Self::Systemd(systemd) => {
-                if systemd.needs_reload(&UnitName::of(server.name)).await? {
+                let unit = UnitName::of(server.name);
+                if systemd.is_loaded(&unit).await? && systemd.needs_reload(&unit).await? {
                     systemd.reload().await?;
                 }
                 Ok(())

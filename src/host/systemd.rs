@@ -43,6 +43,7 @@ trait Manager {
     fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<FileChanges>;
     fn unmask_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<FileChanges>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
+    fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Listed>>;
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
 }
@@ -54,12 +55,6 @@ type Listed = (String, String, String, String, String, String, OwnedObjectPath, 
 
 #[proxy(default_service = "org.freedesktop.systemd1", interface = "org.freedesktop.systemd1.Unit")]
 trait Unit {
-    #[zbus(property)]
-    fn active_state(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn sub_state(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
     #[zbus(property)]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
 }
@@ -118,13 +113,41 @@ impl fmt::Display for UnitName {
     }
 }
 
-/// The state of a unit, in systemd's own words (`ActiveState`, `SubState`, `Result`).
+/// What a unit is at, in systemd's own words (`ActiveState`, `SubState`): all that one question tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activity {
+    active: String,
+    sub: String,
+    /// A start or stop is waiting or going on.
+    has_job: bool,
+}
+
+impl Activity {
+    /// Has its server ended, with no new one under way? Between two tries of `Restart=always` it has.
+    pub fn is_down(&self) -> bool {
+        self.is_waiting_to_restart() || self.is_over()
+    }
+
+    /// Has it ended, and does it stay so?
+    pub fn is_over(&self) -> bool {
+        !self.has_job && matches!(self.active.as_str(), "inactive" | "failed")
+    }
+
+    /// Was its server told to end, and has not yet?
+    pub fn is_ending(&self) -> bool {
+        self.active == "deactivating"
+    }
+
+    /// `auto-restart`, and from systemd 254 on `auto-restart-queued`.
+    fn is_waiting_to_restart(&self) -> bool {
+        self.sub.starts_with("auto-restart")
+    }
+}
+
+/// The state of a unit, in systemd's own words (`Result`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    pub active: String,
-    pub sub: String,
-    /// A start or stop is waiting or going on.
-    pub has_job: bool,
+    pub activity: Activity,
     pub result: String,
     /// The server's process; nothing where there is none.
     pub main_pid: Option<u32>,
@@ -132,25 +155,15 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    /// Has its server ended, with no new one under way? Between two tries of `Restart=always` it has.
-    pub fn is_down(&self) -> bool {
-        self.is_waiting_to_restart() || (!self.has_job && matches!(self.active.as_str(), "inactive" | "failed"))
-    }
-
     /// Has this process not said yet that it is ready? A server says so behind its data (facts G).
     pub fn is_starting(&self, pid: u32) -> bool {
-        self.active == "activating" && self.main_pid == Some(pid)
-    }
-
-    /// `auto-restart`, and from systemd 254 on `auto-restart-queued`.
-    fn is_waiting_to_restart(&self) -> bool {
-        self.sub.starts_with("auto-restart")
+        self.activity.active == "activating" && self.main_pid == Some(pid)
     }
 
     /// Why it is down; nothing if it was stopped as it should be.
     pub fn why_down(&self) -> Option<String> {
         let restarts = self.restarts;
-        if self.is_waiting_to_restart() {
+        if self.activity.is_waiting_to_restart() {
             let result = &self.result;
             return Some(match restarts {
                 0 => format!("it ended by itself or was killed ({result}), and systemd is about to start it again"),
@@ -158,7 +171,7 @@ impl UnitState {
             });
         }
         match self.result.as_str() {
-            _ if self.active != "failed" => None,
+            _ if self.activity.active != "failed" => None,
             "start-limit-hit" => Some("it ended by itself so often that systemd gave it up (start-limit-hit)".to_owned()),
             "oom-kill" => Some("the kernel killed it because it took more memory than it may (oom-kill)".to_owned()),
             result => Some(format!("it failed ({result})")),
@@ -246,24 +259,38 @@ impl Systemd {
 
     /// # Errors
     /// As [`Systemd::version`].
-    pub async fn state(&self, unit: &UnitName) -> Result<UnitState, SystemdError> {
-        let path = unit.object();
-        self.ask("say the state of a unit", async |connection| {
-            let of_unit = UnitProxy::builder(connection).path(path.as_str()).cache_properties(CacheProperties::No);
-            let of_service = ServiceProxy::builder(connection).path(path.as_str()).cache_properties(CacheProperties::No);
-            let (of_unit, of_service) = (of_unit.build().await?, of_service.build().await?);
-            let (active, sub, job, result, pid, restarts) = tokio::try_join!(
-                of_unit.active_state(),
-                of_unit.sub_state(),
-                of_unit.job(),
-                of_service.result(),
-                of_service.main_pid(),
-                of_service.n_restarts()
-            )?;
-            let main_pid = (pid != 0).then_some(pid);
-            Ok(UnitState { active, sub, has_job: job.0 != 0, result, main_pid, restarts })
+    pub async fn activity(&self, unit: &UnitName) -> Result<Activity, SystemdError> {
+        self.manage("say the state of a unit", async |manager| {
+            let listed = manager.list_units_by_names(&[unit.as_str()]).await?.into_iter().next();
+            let listed = listed.ok_or_else(|| zbus::Error::Failure(format!("{unit} is not in the list")))?;
+            Ok(Activity { active: listed.3, sub: listed.4, has_job: listed.7 != 0 })
         })
         .await
+    }
+
+    /// # Errors
+    /// As [`Systemd::version`].
+    pub async fn state(&self, unit: &UnitName) -> Result<UnitState, SystemdError> {
+        let path = unit.object();
+        let of_service = self.ask("say the state of a unit", async |connection| {
+            let service = ServiceProxy::builder(connection).path(path.as_str()).cache_properties(CacheProperties::No);
+            let service = service.build().await?;
+            tokio::try_join!(service.result(), service.main_pid(), service.n_restarts())
+        });
+        let (activity, (result, pid, restarts)) = tokio::try_join!(self.activity(unit), of_service)?;
+        Ok(UnitState { activity, result, main_pid: (pid != 0).then_some(pid), restarts })
+    }
+
+    /// Does systemd know the unit? Asking about one that it does not know would have it read all that belongs to it, and forget it
+    /// again.
+    ///
+    /// # Errors
+    /// As [`Systemd::version`].
+    pub async fn is_loaded(&self, unit: &UnitName) -> Result<bool, SystemdError> {
+        // A name of ours has no character of a pattern.
+        let only = [unit.as_str()];
+        let found = self.manage("list units", async |manager| manager.list_units_by_patterns(&[], &only).await).await?;
+        Ok(!found.is_empty())
     }
 
     /// Were files of the unit changed since systemd read them?
@@ -445,18 +472,12 @@ mod tests {
 
     #[test]
     fn a_unit_between_two_restarts_is_down_and_says_why() {
-        let state = UnitState {
-            active: "activating".into(),
-            sub: "auto-restart".into(),
-            has_job: false,
-            result: "exit-code".into(),
-            main_pid: None,
-            restarts: 3,
-        };
-        assert!(state.is_down() && state.why_down().unwrap().contains("restarted by systemd: 3"));
-        let queued = UnitState { active: "inactive".into(), sub: "dead".into(), has_job: true, ..state.clone() };
-        assert!(!queued.is_down());
-        let stopped = UnitState { has_job: false, ..queued };
-        assert!(stopped.is_down() && stopped.why_down().is_none());
+        let activity = |active: &str, sub: &str, has_job| Activity { active: active.into(), sub: sub.into(), has_job };
+        let waits = activity("activating", "auto-restart", false);
+        let state = UnitState { activity: waits, result: "exit-code".into(), main_pid: None, restarts: 3 };
+        assert!(state.activity.is_down() && state.why_down().unwrap().contains("restarted by systemd: 3"));
+        assert!(!activity("inactive", "dead", true).is_down());
+        let stopped = UnitState { activity: activity("inactive", "dead", false), ..state };
+        assert!(stopped.activity.is_down() && stopped.why_down().is_none());
     }
 }

@@ -18,6 +18,8 @@ const TEMPLATE: &str = include_str!("../../deploy/valkey@.service");
 const TEMPLATE_NAME: &str = "valkey@.service";
 /// The program that the template starts.
 const PROGRAM: &str = "/usr/bin/valkey-server";
+/// By this name systemd hands the password file of a replica to its unit.
+const CREDENTIAL: &str = "replication";
 const DROP_IN: &str = "50-valkeeper.conf";
 /// What `WantedBy=` of the template means on disk.
 const WANTS: &str = "multi-user.target.wants";
@@ -38,7 +40,7 @@ const REPLICA_BUFFER_BYTES: u64 = 256 << 20;
 /// The settings that need the system call `sched_setaffinity`.
 const CPU_LISTS: [&str; 4] = ["aof-rewrite-cpulist", "bgsave-cpulist", "bio-cpulist", "server-cpulist"];
 
-/// What a unit allows its server.
+/// What a unit allows its server, and hands it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// `LimitNOFILE=`: open files.
@@ -47,6 +49,8 @@ pub struct Allowance {
     pub memory_bytes: Option<u64>,
     /// It chooses its processors, which the template forbids: a server is killed or ignored without (facts G).
     pub cpus: bool,
+    /// It follows another one, and logs in there with what lies in a file of root's.
+    pub follows: bool,
 }
 
 impl Allowance {
@@ -67,6 +71,7 @@ impl Allowance {
             files: files_for(number("maxclients")),
             memory_bytes: (max > 0).then(|| max.saturating_add(room)),
             cpus: CPU_LISTS.iter().any(chooses),
+            follows: spec.overlay().follows.is_some(),
         }
     }
 }
@@ -198,7 +203,7 @@ pub fn remove_template(layout: &Layout) -> Result<(), FileError> {
 }
 
 fn drop_in(layout: &Layout, name: &InstanceName, server: &Path, allowance: Allowance) -> String {
-    let Allowance { files, memory_bytes, cpus } = allowance;
+    let Allowance { files, memory_bytes, cpus, follows } = allowance;
     let mut text = String::from(
         "# Written by valkeeper from the settings of the instance. What is changed here is found by the next plan and undone.\n\
          [Service]\n",
@@ -209,6 +214,12 @@ fn drop_in(layout: &Layout, name: &InstanceName, server: &Path, allowance: Allow
     }
     if cpus {
         text.push_str("SystemCallFilter=sched_setaffinity\n");
+    }
+    if follows {
+        // Not in the template: systemd mounts what it hands to a unit, and every start of any unit goes through all mounts. The
+        // second line is for a moment without the file, in which the unit could not start.
+        let file = layout.credential(name);
+        text.push_str(&format!("LoadCredential={CREDENTIAL}:{}\nSetCredential={CREDENTIAL}:#\n", file.display()));
     }
     if server != Path::new(PROGRAM) {
         let (server, config) = (server.display(), layout.config(name));
@@ -231,12 +242,13 @@ mod tests {
 
     #[test]
     fn an_instance_may_take_what_its_settings_need() {
-        assert_eq!(allowance(&[]), Allowance { files: 65_536, memory_bytes: None, cpus: false });
+        assert_eq!(allowance(&[]), Allowance { files: 65_536, memory_bytes: None, cpus: false, follows: false });
         assert_eq!(allowance(&[("maxclients", "70000")]).files, 70_256);
         assert!(allowance(&[("bio-cpulist", "0-1")]).cpus);
+        assert!(allowance(&[("replicaof", "192.0.2.1 6400")]).follows);
         let gib = 1 << 30;
         let some = allowance(&[("maxmemory", "1073741824"), ("maxclients", "50")]);
-        assert_eq!(some, Allowance { files: 65_536, memory_bytes: Some(gib * 5 / 2 + (512 << 20)), cpus: false });
+        assert_eq!(some, Allowance { files: 65_536, memory_bytes: Some(gib * 5 / 2 + (512 << 20)), cpus: false, follows: false });
         let limits = "normal 0 0 0 slave 2147483648 67108864 60 pubsub 33554432 8388608 60";
         let fed = allowance(&[("maxmemory", "1073741824"), ("client-output-buffer-limit", limits)]);
         assert_eq!(fed.memory_bytes, Some(gib * 5 / 2 + gib * 2 + (256 << 20)));
@@ -262,6 +274,15 @@ mod tests {
         assert_eq!(files.trouble(), None);
         UnitFiles::remove(&layout, &name).unwrap();
         assert!(!files.own_folder().exists() && files.template().exists());
+    }
+
+    #[test]
+    fn only_who_follows_is_handed_a_password() {
+        let layout = Layout::system(Path::new("/")).unwrap();
+        let text = |settings| drop_in(&layout, &InstanceName::new("a").unwrap(), Path::new(PROGRAM), allowance(settings));
+        assert!(!text(&[]).contains("Credential"));
+        let file = "/var/lib/valkeeper/instances/a.replication";
+        assert!(text(&[("replicaof", "192.0.2.1 6400")]).contains(&format!("\nLoadCredential=replication:{file}\n")));
     }
 
     #[test]

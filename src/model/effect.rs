@@ -147,7 +147,7 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
         Action::RepairUnit { why: _ } => vec![Effect::WriteUnit],
         Action::RepairCredential { why: _ } => vec![credential(member.role_on_disk())],
         Action::ChangeInstance(change) => change_spec(change, member, binary, unit(node)),
-        Action::ChangeRole(change) => role::change(change, member, binary),
+        Action::ChangeRole(change) => role::change(change, member, binary, unit(node)),
         // Its parts are steps of their own.
         Action::CutOver(_) => Vec::new(),
         Action::Ship(shipping) => shipping.effects(member, unit(node)),

@@ -242,9 +242,17 @@ pub fn catch_up(live: &mut Live, node: &NodeName, instance: &InstanceName) {
     }
 }
 
-/// The effects of a change of role: the file first, so that a restart at any moment comes up closed or as it was (facts
-/// E.3); the fence before a role that could write, and lifted last.
-pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
+/// The effects of a change of role.
+pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, unit: Option<Effect>) -> Vec<Effect> {
+    let mut effects = in_force(change, member, binary);
+    // A unit hands its password to a server that follows. That counts from the next start only, so nobody waits for it.
+    effects.extend(unit.filter(|_| matches!(change.stage, RoleStage::Attach | RoleStage::Open | RoleStage::Demote)));
+    effects
+}
+
+/// The file first, so that a restart at any moment comes up closed or as it was (facts E.3); the fence before a role that could
+/// write, and lifted last.
+fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
     let mut effects = Vec::new();
     let (before, after) = (&change.before, &change.after);
     if let Half::Seen(role) = &after.disk {

@@ -125,6 +125,12 @@ fn the_password_is_seen_nowhere(site: &Site) {
     site.settled();
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert!(!site.host("n1").file("/var/lib/valkeeper/instances/cache.replication").exists());
+    // Each copy is a mount that every start of a unit goes through, so only who needs it has one.
+    let is_handed = |node: &str| {
+        let drop_in = site.host(node).file("/etc/systemd/system/valkey@cache.service.d/50-valkeeper.conf");
+        fs::read_to_string(drop_in).unwrap().contains("LoadCredential=")
+    };
+    assert_eq!((is_handed("n1"), is_handed("n2")), (false, true));
 }
 
 #[test]
