@@ -52,29 +52,38 @@ impl Stopwatch {
     }
 }
 
-/// Waits between tries, soon again at first, then seldom.
+/// Waits between tries, soon again at first, then seldom: about a third of the time that has gone by.
 #[derive(Debug)]
 pub struct Poll {
     next: Duration,
+    most: Duration,
 }
 
 const POLL_FIRST: Duration = Duration::from_millis(2);
-const POLL_LAST: Duration = Duration::from_millis(25);
+/// With 25 ms, the polling of sixty servers that start side by side took a tenth of the time of all.
+const POLL_MOST: Duration = Duration::from_millis(100);
+/// Between tries for which clients wait.
+const POLL_MOST_CLOSELY: Duration = Duration::from_millis(10);
 
 impl Default for Poll {
     fn default() -> Self {
-        Self { next: POLL_FIRST }
+        Self { next: POLL_FIRST, most: POLL_MOST }
     }
 }
 
 impl Poll {
+    /// For what clients wait for.
+    pub fn closely() -> Self {
+        Self { next: POLL_FIRST, most: POLL_MOST_CLOSELY }
+    }
+
     /// Waits; false, at once, if there is no time for it.
     pub async fn again(&mut self, end: Deadline) -> bool {
         if self.next >= end.left() {
             return false;
         }
         tokio::time::sleep(self.next).await;
-        self.next = (self.next * 3 / 2).min(POLL_LAST);
+        self.next = (self.next * 3 / 2).min(self.most);
         true
     }
 }

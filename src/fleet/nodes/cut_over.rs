@@ -56,7 +56,7 @@ pub(super) async fn perform(nodes: &Nodes, change: &CutOver, step: &Step, tell: 
 /// Waits until the new primary has all that the fenced one has.
 async fn await_the_last(nodes: &Nodes, change: &CutOver, step: &Step, name: &InstanceName) -> Result<(), String> {
     let source = nodes.position(&step.node, name).await?;
-    let (end, mut poll) = (Deadline::after(CATCHING_UP), Poll::default());
+    let (end, mut poll) = (Deadline::after(CATCHING_UP), Poll::closely());
     loop {
         let target = nodes.position(&change.target, name).await?;
         if has_all(&source, &target) {
