@@ -1,115 +1,205 @@
-//! An instance that moves between two hosts while their network fails, or one of them loses its power. Writers follow it all
-//! the while; whatever was acknowledged is there in the end, and no two members were open at one moment.
+//! An instance that moves between two hosts, or whose two members are restarted one by one, while their network fails or they
+//! lose their power, when an effect of it begins. Then the daemon runs, and has to settle by itself. Writers follow the instance
+//! all the while; whatever was acknowledged is there in the end, and no two members were open at one moment.
 //!
-//! `VALKEEPER_SOAK=1` takes ten rounds.
+//! A few cases are taken, and with `VALKEEPER_SOAK=1` each trouble at each effect; `VALKEEPER_SEED` chooses which, and in what order.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 
 use crate::base::Suite;
+use crate::daemon::Daemon;
 use crate::host::Host;
-use crate::lab::until;
-use crate::site::{PASSWORD, Site, instance};
+use crate::site::{PASSWORD, Site, hash};
 use crate::writers::{Places, Writers};
 
 /// Long enough for TCP to notice, and too short for ssh to give up.
 const CUT: Duration = Duration::from_secs(3);
 
-/// An instance that is moved to and fro.
+/// What is done while something fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Move,
+    RollingRestart,
+}
+
+/// What fails. Source: who takes writes when the work begins; target: the other host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Nothing,
+    SourceCutOff,
+    TargetCutOff,
+    /// What the target sends to the source gets nowhere, and the other way there is nothing wrong.
+    TargetUnheard,
+    /// As a proxy that swallows replies, and the data.
+    SourceUnheard,
+    SourceWithoutPower,
+    TargetWithoutPower,
+    BothWithoutPower,
+}
+
+use Trouble::{
+    BothWithoutPower, Nothing, SourceCutOff, SourceUnheard, SourceWithoutPower, TargetCutOff, TargetUnheard, TargetWithoutPower,
+};
+
+impl Trouble {
+    fn strike(self, source: &Host, target: &Host) {
+        match self {
+            Nothing => {}
+            SourceCutOff => source.cut_network(),
+            TargetCutOff => target.cut_network(),
+            TargetUnheard => target.loses_what_it_sends_to(source),
+            SourceUnheard => source.loses_what_it_sends_to(target),
+            SourceWithoutPower => source.cut_power(),
+            TargetWithoutPower => target.cut_power(),
+            BothWithoutPower => [source, target].iter().for_each(|host| host.cut_power()),
+        }
+    }
+
+    fn pass(self, source: &Host, target: &Host) {
+        if matches!(self, SourceCutOff | TargetCutOff | TargetUnheard | SourceUnheard) {
+            thread::sleep(CUT);
+        }
+        match self {
+            Nothing => {}
+            SourceCutOff => source.heal_network(),
+            TargetCutOff => target.heal_network(),
+            TargetUnheard => target.sends_again_to(source),
+            SourceUnheard => source.sends_again_to(target),
+            SourceWithoutPower => source.boot(),
+            TargetWithoutPower => target.boot(),
+            BothWithoutPower => [source, target].iter().for_each(|host| host.boot()),
+        }
+    }
+}
+
+/// An instance with which the same is done again and again.
 struct Traveller {
     site: Site,
-    on: &'static str,
+    work: Work,
+    round: usize,
+    /// How many effects an undisturbed round has, at most.
     effects: usize,
 }
 
 impl Traveller {
-    fn new() -> Self {
+    fn new(work: Work) -> Self {
         let site = Site::of([Suite::Bookworm; 2]);
-        let mut traveller = Self { site, on: "n1", effects: 0 };
+        let mut traveller = Self { site, work, round: 0, effects: 0 };
         traveller.declare();
-        traveller.site.applied();
+        traveller.settle();
         for _ in 0..2 {
             let mut apply = traveller.set_out();
             traveller.effects = traveller.effects.max(follow(&mut apply, |_| {}));
-            assert!(apply.wait().unwrap().success(), "a move that nothing disturbs");
+            assert!(apply.wait().unwrap().success(), "{work:?} that nothing disturbs");
+            traveller.settle();
         }
         traveller
     }
 
     fn declare(&self) {
+        let odd = self.round % 2 == 1;
+        let (shard, databases) = match self.work {
+            Work::Move => (if odd { "on-n2" } else { "on-n1" }, 16),
+            Work::RollingRestart => ("both", if odd { 32 } else { 16 }),
+        };
         // What is confirmed has to outlive its host.
-        let cache = instance("cache", self.on, "appendfsync = \"always\"").replace(", \"-@admin\"", "");
+        let cache = format!(
+            "[shards.both]\nnodes = [\"n1\", \"n2\"]\nports = \"6400-6499\"\n\
+             [instances.cache]\nshard = \"{shard}\"\nconfig = {{ appendfsync = \"always\", databases = {databases} }}\n\
+             [instances.cache.users.app]\npassword_sha256 = \"{}\"\nprivileges = [\"+@all\"]\n",
+            hash(PASSWORD)
+        );
         self.site.declare_with("[guard]\nhandover_grace = \"0s\"\n", &cache);
     }
 
-    /// Begins to move it to the other host.
+    /// Begins the next round.
     fn set_out(&mut self) -> Child {
-        self.on = if self.on == "n1" { "n2" } else { "n1" };
+        self.round += 1;
         self.declare();
         self.site.command(&["apply", "--yes", "--json"]).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    fn source(&self) -> &Host {
-        self.site.host(if self.on == "n1" { "n2" } else { "n1" })
+    /// The daemon runs until nothing is left to do.
+    fn settle(&self) {
+        Daemon::start(&self.site, "d").settles();
+        self.site.settled();
     }
 
-    fn target(&self) -> &Host {
-        self.site.host(self.on)
-    }
-
-    fn writers(&self) -> Writers {
+    fn places(&self) -> Places {
         let config = |host: &Host| (host.file("/etc/valkey/instances/cache.conf"), host.address.parse().unwrap());
         let configs = self.site.lab.hosts.iter().map(config).collect();
-        Writers::start(&Places { configs, user: "app", password: PASSWORD, patience: Duration::from_secs(2) })
+        Places { configs, user: "app", password: PASSWORD, patience: Duration::from_secs(2) }
     }
 
-    /// One move, in which something happens when some effect begins, and ends later.
-    fn travel(&mut self, what: &str, happens: impl Fn(&Self), ends: impl FnOnce(&Self)) {
-        let writers = self.writers();
-        let effect = rand::rng().random_range(1..=self.effects);
+    /// One round, with this trouble from the moment when this effect begins.
+    fn travel(&mut self, trouble: Trouble, effect: usize) {
+        let places = self.places();
+        let open = (0..2).find(|place| places.is_open(*place) == Some(true)).expect("one takes writes");
+        let writers = Writers::start(&places);
         let mut apply = self.set_out();
+        let told = format!("{:?}, {trouble:?} at effect {effect} of {}", self.work, self.effects);
+        let (source, target) = (&self.site.lab.hosts[open], &self.site.lab.hosts[1 - open]);
         let begun = Instant::now();
+        let (mut struck, mut ended) = (false, None);
         thread::scope(|scope| {
-            let this = &*self;
-            let (told, hear) = std::sync::mpsc::channel();
+            let (tell, hear) = std::sync::mpsc::channel();
             let listener = scope.spawn(move || {
                 follow(&mut apply, |number| {
                     if number == effect {
-                        let _nobody_listens = told.send(());
+                        let _nobody_listens = tell.send(());
                     }
                 });
-                drop(told);
+                drop(tell);
                 apply.wait().unwrap()
             });
             // An apply that has less to do than the ones before ends without it.
             if hear.recv().is_ok() {
-                happens(this);
-                ends(this);
+                trouble.strike(source, target);
+                struck = true;
+                trouble.pass(source, target);
             }
-            let status = listener.join().unwrap();
-            eprintln!(
-                "lab: {what} at effect {effect} of {}: apply ended with {:?} after {:?}",
-                this.effects,
-                status.code(),
-                begun.elapsed()
-            );
+            ended = listener.join().unwrap().code();
         });
-        until("apply settles it", || self.site.apply().code == Some(0));
-        self.site.settled();
+        let applied = begun.elapsed();
+        self.settle();
         let settled = begun.elapsed();
         let account = writers.end();
-        eprintln!("lab: {what} at effect {effect}: settled after {settled:?}, {account:?}");
-        assert_eq!((account.lost, account.both_open), (0, 0), "{what} at effect {effect}: {account:?}");
-        assert!(!self.source().file("/etc/valkey/instances/cache.conf").exists(), "{what}: it was not left");
+        let reached = if struck { "struck" } else { "NOT STRUCK" };
+        eprintln!(
+            "lab: {told}: {reached}, apply ended with {ended:?} after {applied:.1?}, settled after {settled:.1?}, {account:?}"
+        );
+        assert_eq!((account.lost, account.both_open), (0, 0), "{told}: {account:?}");
+        assert!(account.acknowledged > 50, "{told}: {account:?}");
+        if self.work == Work::Move {
+            assert!(!source.file("/etc/valkey/instances/cache.conf").exists(), "{told}: it was not left");
+        }
     }
-}
 
-fn rounds() -> usize {
-    if std::env::var_os("VALKEEPER_SOAK").is_some() { 10 } else { 1 }
+    /// Each trouble at one effect or, in a soak, at all of them.
+    fn through(&mut self, troubles: &[Trouble]) {
+        let seed = std::env::var("VALKEEPER_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
+        eprintln!("lab: VALKEEPER_SEED={seed} repeats these cases");
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut cases: Vec<(Trouble, usize)> = Vec::new();
+        for trouble in troubles {
+            if std::env::var_os("VALKEEPER_SOAK").is_some() {
+                cases.extend((1..=self.effects).map(|effect| (*trouble, effect)));
+            } else {
+                cases.push((*trouble, random.random_range(1..=self.effects)));
+            }
+        }
+        cases.shuffle(&mut random);
+        let count = cases.len();
+        cases.into_iter().for_each(|(trouble, effect)| self.travel(trouble, effect));
+        eprintln!("lab: {count} cases of {:?} went by and nothing was lost", self.work);
+    }
 }
 
 /// Reads what an apply says until it ends, and tells each effect by its number. Gives how many there were.
@@ -127,53 +217,30 @@ fn follow(apply: &mut Child, mut on: impl FnMut(usize)) -> usize {
 #[test]
 #[ignore = "boots hosts: make test-fleet"]
 fn a_move_over_a_network_that_fails_is_finished_and_loses_nothing() {
-    let traveller = &mut Traveller::new();
-    let wait = || thread::sleep(CUT);
-    for _ in 0..rounds() {
-        traveller.travel("source cut off", |on| on.source().cut_network(), |on| (wait(), on.source().heal_network()).1);
-        traveller.travel("target cut off", |on| on.target().cut_network(), |on| (wait(), on.target().heal_network()).1);
-        traveller.travel(
-            "target not heard by the source",
-            |on| on.target().loses_what_it_sends_to(on.source()),
-            |on| (wait(), on.target().sends_again_to(on.source())).1,
-        );
-        // As a proxy that swallows replies, and the data.
-        traveller.travel(
-            "source not heard by the target",
-            |on| on.source().loses_what_it_sends_to(on.target()),
-            |on| (wait(), on.source().sends_again_to(on.target())).1,
-        );
-    }
+    let traveller = &mut Traveller::new(Work::Move);
+    traveller.through(&[SourceCutOff, TargetCutOff, TargetUnheard, SourceUnheard]);
     // 20 MB that cannot be compressed take eight seconds at 20 Mbit/s, in which writers go on.
-    let mut client = traveller.site.client(traveller.on, "cache");
+    let source = if traveller.round % 2 == 1 { "n2" } else { "n1" };
+    let mut client = traveller.site.client(source, "cache");
     let value = || (0..63).map(|_| format!("{:016x}", rand::random::<u64>())).collect::<String>();
     for batch in 0..20 {
         let lines: String = (0..1000).map(|key| format!("SET key:{batch}:{key} {}\r\n", value())).collect();
         client.ask_many(&lines, 1000);
     }
-    traveller.target().slow_network(Some("20mbit"));
-    traveller.source().slow_network(Some("20mbit"));
-    traveller.travel("a slow link", |_| {}, |_| {});
-    assert_eq!(traveller.site.client(traveller.on, "cache").ask("EXISTS key:0:0 key:19:999"), ":2");
+    traveller.site.lab.hosts.iter().for_each(|host| host.slow_network(Some("20mbit")));
+    traveller.travel(Nothing, 1);
+    let target = if source == "n1" { "n2" } else { "n1" };
+    assert_eq!(traveller.site.client(target, "cache").ask("EXISTS key:0:0 key:19:999"), ":2");
 }
 
 #[test]
 #[ignore = "boots hosts: make test-fleet"]
 fn power_that_is_lost_in_a_move_costs_no_write() {
-    let traveller = &mut Traveller::new();
-    let lose = |host: &Host| {
-        host.cut_power();
-        host.boot();
-    };
-    for _ in 0..rounds() {
-        traveller.travel("source without power", |on| lose(on.source()), |_| {});
-        traveller.travel("target without power", |on| lose(on.target()), |_| {});
-    }
-    traveller.travel(
-        "both without power",
-        |on| [on.source(), on.target()].iter().for_each(|host| host.cut_power()),
-        |on| {
-            [on.source(), on.target()].iter().for_each(|host| host.boot());
-        },
-    );
+    Traveller::new(Work::Move).through(&[SourceWithoutPower, TargetWithoutPower, BothWithoutPower]);
+}
+
+#[test]
+#[ignore = "boots hosts: make test-fleet"]
+fn a_rolling_restart_of_hosts_that_fail_costs_no_write() {
+    Traveller::new(Work::RollingRestart).through(&[SourceWithoutPower, TargetWithoutPower, BothWithoutPower, SourceCutOff]);
 }
