@@ -38,6 +38,9 @@ lint: toolchain ## Check format, clippy, docs, licences, bans, sources and advis
 
 soak: install-missing ## Run everything random at its full counts (VALKEEPER_SEED=… repeats a run)
 	VALKEEPER_SOAK=1 $(CARGO) test --release --locked --lib --bins --tests -- --nocapture
+	@if [ "$$EUID" -eq 0 ]; then scripts/install-missing fleet; fi
+	@if tests/fleet/able; then scripts/build-portable && \
+	  VALKEEPER_SOAK=1 $(CARGO) test --release --locked --test fleet -- --include-ignored --nocapture moves::; fi
 
 # As root also on hosts; where those cannot be booted, that benchmark says so and the others run. Ansible is not installed:
 # ANSIBLE_PLAYBOOK names one that is not on PATH.

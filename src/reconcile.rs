@@ -78,6 +78,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 /// Passes in a row that may achieve nothing but conflicts: somebody changes the nodes as fast as we look.
 const IDLE_PASSES_MAX: u32 = 3;
+/// Looks in a row that a server may leave unanswered, when nothing else is left: it may be busy, or hang.
+const SILENT_LOOKS_MAX: u32 = 3;
 
 /// Acts and looks until nothing is left to do, or nothing moves for as long as `patience`. `first` is a look that was just taken.
 pub async fn settle<F: Observe + Execute>(
@@ -99,8 +101,9 @@ pub async fn settle<F: Observe + Execute>(
             return applied;
         }
         if todo.steps.is_empty() {
-            applied.stalled = waits(&todo) && wait.is_over(&todo, patience);
-            if !waits(&todo) || applied.stalled {
+            let goes_on = waits(&todo);
+            applied.stalled = goes_on && wait.is_over(&todo, patience);
+            if applied.stalled || !(goes_on || wait.asks_again(&todo)) {
                 return applied;
             }
             wait.pause(stop).await;
@@ -111,7 +114,7 @@ pub async fn settle<F: Observe + Execute>(
             let pending = account(&mut applied, report);
             wait.idle = if progress || pending { 0 } else { wait.idle + 1 };
             if progress {
-                (wait.waited, wait.rested) = (Duration::ZERO, Duration::ZERO);
+                (wait.waited, wait.rested, wait.silent) = (Duration::ZERO, Duration::ZERO, 0);
             }
             if pending {
                 wait.pause(stop).await;
@@ -139,6 +142,8 @@ struct Wait {
     rested: Duration,
     /// Passes without any progress.
     idle: u32,
+    /// Looks in which a server did not answer, without any progress.
+    silent: u32,
     paces: Paces,
     in_vain: BTreeSet<InstanceName>,
 }
@@ -150,6 +155,7 @@ impl Wait {
             waited: Duration::ZERO,
             rested: Duration::ZERO,
             idle: 0,
+            silent: 0,
             paces: Paces::default(),
             in_vain: BTreeSet::new(),
         }
@@ -162,8 +168,21 @@ impl Wait {
         self.waited >= if loading || works { PATIENCE_LOADING.max(patience) } else { patience }
     }
 
+    /// Is a server that did not answer to be asked again?
+    fn asks_again(&mut self, plan: &Plan) -> bool {
+        let is_silent = plan.held.iter().any(|held| matches!(held.reason, HeldReason::NotAnswering { .. }));
+        self.silent += 1;
+        is_silent && self.silent < SILENT_LOOKS_MAX
+    }
+
     async fn pause(&mut self, stop: &watch::Receiver<bool>) {
-        let rest = pause(stop, self.rested).await;
+        let (least, most) = LOOK_AGAIN;
+        let rest = (self.rested / 4).clamp(least, most);
+        let mut stop = stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            _ = stop.changed() => {}
+        }
         self.waited += rest;
         self.rested += rest;
     }
@@ -185,17 +204,6 @@ pub fn in_vain(report: &Report) -> BTreeSet<InstanceName> {
         Subject::Fleet => None,
     };
     open.filter_map(instance).collect()
-}
-
-async fn pause(stop: &watch::Receiver<bool>, rested: Duration) -> Duration {
-    let (least, most) = LOOK_AGAIN;
-    let rest = (rested / 4).clamp(least, most);
-    let mut stop = stop.clone();
-    tokio::select! {
-        () = tokio::time::sleep(rest) => {}
-        _ = stop.changed() => {}
-    }
-    rest
 }
 
 /// Does time alone bring something new?

@@ -220,6 +220,15 @@ impl Host {
         self.ssh(&["ip", "route", "del", "blackhole", &other.address]);
     }
 
+    /// Has its kernel handle packets by these rules, until it loses its power.
+    pub fn rule_packets(&self, rules: &str) {
+        let first = self.groups.iter().flat_map(|group| processes(group)).find(|process| is_first(*process));
+        let first = first.expect("it has power").as_raw_nonzero().to_string();
+        let file = self.root.with_file_name("rules");
+        fs::write(&file, rules).unwrap();
+        run::must(run::program("nsenter").args(["--net", "--target", &first, "nft", "--file"]).arg(file));
+    }
+
     fn set_port(&self, name: &str, state: &str) {
         let link = format!("vb-{}", self.machine);
         let mut bridge = run::program("bridge");

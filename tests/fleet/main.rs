@@ -29,6 +29,7 @@ mod logins;
 mod moves;
 mod nodes;
 mod outages;
+mod proxy;
 #[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
 #[path = "../it/ran.rs"]
 mod ran;

@@ -128,8 +128,13 @@ impl Site {
 
 /// The port that an instance was given, from its config file.
 pub fn port(host: &Host, instance: &str) -> u16 {
-    let config = fs::read_to_string(host.file(&format!("/etc/valkey/instances/{instance}.conf"))).unwrap();
-    config.lines().find_map(|line| line.strip_prefix("port ")).unwrap().parse().unwrap()
+    port_in(&host.file(&format!("/etc/valkey/instances/{instance}.conf"))).unwrap()
+}
+
+/// Nothing, if there is no such file.
+pub fn port_in(config: &Path) -> Option<u16> {
+    let config = fs::read_to_string(config).ok()?;
+    config.lines().find_map(|line| line.strip_prefix("port "))?.parse().ok()
 }
 
 /// The block of a node, and of a shard `on-NAME` for it.

@@ -34,6 +34,26 @@ impl Pair {
         Self { ground: Ground::Ssh(Hosts::new()) }
     }
 
+    /// One whose instance, with these keys, was moved while it was written to.
+    pub fn moved_under_writers(keys: &str) -> Self {
+        let pair = Pair::new();
+        pair.declare("\"n1\"", "a", keys);
+        pair.site().applied();
+        let writers = Writers::start(&pair.places());
+        std::thread::sleep(Duration::from_millis(300));
+        pair.declare("\"n1\"", "b", keys);
+        pair.site().applied();
+        std::thread::sleep(Duration::from_millis(200));
+        let account = writers.end();
+        eprintln!("{account:?}");
+        assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
+        assert!(account.acknowledged > 200, "{account:?}");
+        pair.site().applied();
+        pair.site().settled();
+        assert!(!pair.config("n1").exists());
+        pair
+    }
+
     pub fn site(&self) -> &Site {
         match &self.ground {
             Ground::Folders(site) => site,
@@ -239,21 +259,7 @@ fn a_node_that_joins_a_shard_gets_a_replica() {
 
 #[test]
 fn an_instance_moves_under_writers_and_loses_nothing() {
-    let pair = Pair::new();
-    pair.declare("\"n1\"", "a", "");
-    pair.site().applied();
-    let writers = Writers::start(&pair.places());
-    std::thread::sleep(Duration::from_millis(300));
-    pair.declare("\"n1\"", "b", "");
-    pair.site().applied();
-    std::thread::sleep(Duration::from_millis(200));
-    let account = writers.end();
-    eprintln!("{account:?}");
-    assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
-    assert!(account.acknowledged > 200, "{account:?}");
-    pair.site().applied();
-    pair.site().settled();
-    assert!(!pair.config("n1").exists());
+    Pair::moved_under_writers("");
 }
 
 #[test]

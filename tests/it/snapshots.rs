@@ -23,21 +23,7 @@ fn cargo(pair: &Pair, node: &str) -> Vec<PathBuf> {
 }
 
 fn moved(keys: &str) {
-    let pair = Pair::new();
-    pair.declare("\"n1\"", "a", keys);
-    pair.site().applied();
-    let writers = Writers::start(&pair.places());
-    std::thread::sleep(Duration::from_millis(300));
-    pair.declare("\"n1\"", "b", keys);
-    pair.site().applied();
-    std::thread::sleep(Duration::from_millis(200));
-    let account = writers.end();
-    eprintln!("{account:?}");
-    assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
-    assert!(account.acknowledged > 200, "{account:?}");
-    pair.site().applied();
-    pair.site().settled();
-    assert!(!pair.config("n1").exists());
+    let pair = Pair::moved_under_writers(keys);
     assert_eq!((cargo(&pair, "n1"), cargo(&pair, "n2")), (vec![], vec![]));
     // What was carried is on disk, and what came since.
     let before = pair.client("n2").ask("LLEN log:0");
