@@ -40,6 +40,7 @@ impl Acting {
             protect: creation.protect,
             operator: operator_password.hash().fingerprint(),
             retiring: None,
+            owes_farewell: false,
             snapshot: None,
             seed: Seed::of_new(&creation.spec.overlay()),
             applied: applied(creation),

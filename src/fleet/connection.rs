@@ -23,6 +23,8 @@ use crate::wire::{self, Answered, Asked, Hello, Incoming, Outgoing, Reply, Reque
 pub const BEAT: Duration = Duration::from_secs(5);
 /// Requests that may wait to be written.
 const QUEUE: usize = 64;
+/// Requests that an agent may leave unanswered: many more than are asked at once.
+const UNANSWERED_MAX: usize = 1000;
 /// How much of what `ssh` and the agent say on their standard error is kept. Bytes.
 const WORDS_BYTES_MAX: usize = 2048;
 /// How long a child whose output ended may take to end itself.
@@ -157,6 +159,9 @@ impl Connection {
         }
         let (to, reply) = oneshot::channel();
         match &mut *lock(&self.waiting) {
+            Waiting::Open(waiting) if waiting.len() >= UNANSWERED_MAX => {
+                return Err(format!("it leaves {UNANSWERED_MAX} requests unanswered"));
+            }
             Waiting::Open(waiting) => drop(waiting.insert(id, Asker { reply: to, tell: tell.clone() })),
             Waiting::Ended(why) => return Err(why.clone()),
         }

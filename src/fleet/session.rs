@@ -84,7 +84,11 @@ enum State {
         /// What is said until it succeeds, if the node was unseen before, and the pause if it does not.
         before: Option<Trouble>,
     },
-    Up(Arc<Connection>),
+    Up {
+        connection: Arc<Connection>,
+        /// The trouble that it came after, until it is of use: an agent that hangs at every look is not made anew as often.
+        before: Option<Trouble>,
+    },
     Down(Trouble),
 }
 
@@ -150,6 +154,7 @@ impl Session {
             Ok(Reply::Observed { facts, binary, same }) => {
                 let (look, known) = known.whole(*facts, binary.map(Arc::from), same)?;
                 *lock(&self.known) = known;
+                lock(&self.state).was_of_use();
                 Ok(look)
             }
             Ok(Reply::Unseen(why)) => Err(why),
@@ -316,7 +321,7 @@ impl Session {
         *lock(&self.holder) = None;
         *lock(&self.right) = Weak::new();
         let connection = match &*lock(&self.state) {
-            State::Up(connection) => Arc::clone(connection),
+            State::Up { connection, before: _ } => Arc::clone(connection),
             State::Fresh | State::Connecting { .. } | State::Down(_) => return,
         };
         if let Err(why) = connection.ask(Request::Release, SHORT, &Tell::nobody()).await {
@@ -351,7 +356,7 @@ impl Session {
             let mut state = lock(&self.state);
             state.take_stock();
             match &*state {
-                State::Up(connection) => return Ok(Arc::clone(connection)),
+                State::Up { connection, before: _ } => return Ok(Arc::clone(connection)),
                 State::Down(trouble) if !trouble.is_over() => return Err(trouble.why.clone()),
                 State::Connecting { attempt, before } => (attempt.clone(), before.clone()),
                 State::Fresh => (state.begin(&self.destination, None), None),
@@ -375,8 +380,10 @@ impl Session {
     /// Ends a connection that is of no use. Gives the reason back.
     fn lose(&self, connection: &Arc<Connection>, why: String) -> String {
         let mut state = lock(&self.state);
-        if matches!(&*state, State::Up(current) if Arc::ptr_eq(current, connection)) {
-            *state = State::Down(Trouble::first(why.clone()));
+        if let State::Up { connection: current, before } = &*state
+            && Arc::ptr_eq(current, connection)
+        {
+            *state = State::Down(Trouble::next(why.clone(), before.as_ref()));
         }
         why
     }
@@ -389,14 +396,23 @@ impl State {
             Self::Fresh | Self::Down(_) => return,
             Self::Connecting { attempt, before } => match attempt.peek() {
                 None => return,
-                Some(Ok(connection)) => Self::Up(Arc::clone(connection)),
+                Some(Ok(connection)) => Self::Up { connection: Arc::clone(connection), before: before.clone() },
                 Some(Err(why)) => Self::Down(Trouble::next(why.clone(), before.as_ref())),
             },
-            // It worked until now: whatever ended it, such as a restart of sshd, may be over already.
-            Self::Up(connection) if connection.end().is_some() => Self::Fresh,
-            Self::Up(_) => return,
+            Self::Up { connection, before } => match (connection.end(), before) {
+                (None, _) => return,
+                // It worked until now: whatever ended it, such as a restart of sshd, may be over already.
+                (Some(_), None) => Self::Fresh,
+                (Some(why), Some(before)) => Self::Down(Trouble::next(why, Some(before))),
+            },
         };
         *self = next;
+    }
+
+    fn was_of_use(&mut self) {
+        if let Self::Up { connection: _, before } = self {
+            *before = None;
+        }
     }
 
     fn begin(&mut self, destination: &Destination, before: Option<Trouble>) -> Attempt {
@@ -408,13 +424,9 @@ impl State {
 }
 
 impl Trouble {
-    fn first(why: String) -> Self {
-        Self { why, since: Stopwatch::start(), pause: DELAY_FIRST }
-    }
-
     fn next(why: String, before: Option<&Self>) -> Self {
         let pause = before.map_or(DELAY_FIRST, |before| (before.pause * 2).min(DELAY_LAST));
-        Self { pause, ..Self::first(why) }
+        Self { why, since: Stopwatch::start(), pause }
     }
 
     fn is_over(&self) -> bool {
@@ -470,5 +482,22 @@ fn nonsense(reply: &Reply) -> String {
         | Reply::Piece(_)
         | Reply::Arrived(_)
         | Reply::Progress(_) => "its agent answers something else than it is asked".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_further_trouble_is_waited_for_twice_as_long() {
+        let mut trouble = Trouble::next("gone".to_owned(), None);
+        let mut pauses = vec![trouble.pause];
+        for _ in 0..9 {
+            trouble = Trouble::next("gone".to_owned(), Some(&trouble));
+            pauses.push(trouble.pause);
+        }
+        assert_eq!(pauses[..3], [DELAY_FIRST, DELAY_FIRST * 2, DELAY_FIRST * 4]);
+        assert_eq!(pauses.last(), Some(&DELAY_LAST));
     }
 }

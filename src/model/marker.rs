@@ -31,6 +31,9 @@ pub struct Marker {
     /// Since when its node is no longer one of the instance's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring: Option<Timestamp>,
+    /// It began to follow another member, and the connections of its clients are still to be closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owes_farewell: bool,
     /// Of its data, for a move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,

@@ -260,6 +260,9 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
 fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
     let mut effects = Vec::new();
     let (before, after) = (&change.before, &change.after);
+    let follows = |role: &Half<Overlay>| role.seen().map(|role| role.follows.is_some());
+    let steps_down = follows(&before.memory) == Some(false) && follows(&after.memory) == Some(true);
+    let mut told = None;
     if let Half::Seen(role) = &after.disk {
         let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
@@ -267,6 +270,8 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> 
         if let Some(file) = &file {
             marker.applied.settings.clone_from(&file.settings);
         }
+        told = steps_down.then(|| Effect::WriteMarker(Box::new(Marker { owes_farewell: false, ..marker.clone() })));
+        marker.owes_farewell = steps_down;
         effects.extend((marker != member.marker).then(|| Effect::WriteMarker(Box::new(marker))));
         effects.extend(file.map(Effect::WriteConfig));
     }
@@ -283,17 +288,21 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> 
         effects.push(Effect::ConfigSet(fence(role, &change.declared, binary)));
     }
     effects.extend(matches!(change.stage, RoleStage::CallOff | RoleStage::Demote).then_some(Effect::ResumeWriters));
-    if role.follows.is_some() && was.follows.is_none() {
+    if steps_down {
         // Last: who was held back hears READONLY or REDIRECT first, and so knows that the write was not taken.
         effects.push(Effect::Dismiss(clients(member)));
+        effects.extend(told);
     }
     effects
 }
 
-/// A member that gave its data away as a snapshot follows nobody: that it leaves is all that its clients can be told.
+/// A member that gave its data away as a snapshot follows nobody: that it leaves is all that its clients can be told. One that
+/// follows may have died, or its controller, before they were told.
 pub(super) fn farewell(change: &Change<Marker>, member: &MemberFacts) -> Option<Effect> {
-    let leaves = change.before().retiring.is_none() && change.after().retiring.is_some();
-    (leaves && member.role_in_force() == Some(Overlay::FENCED)).then(|| Effect::Dismiss(clients(member)))
+    let (before, after, role) = (change.before(), change.after(), member.role_in_force()?);
+    let leaves = before.retiring.is_none() && after.retiring.is_some() && role == Overlay::FENCED;
+    let is_owed = before.owes_farewell && !after.owes_farewell && role.follows.is_some();
+    (leaves || is_owed).then(|| Effect::Dismiss(clients(member)))
 }
 
 /// All whose connections are clients': neither ours, nor those of other members.

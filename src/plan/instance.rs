@@ -335,6 +335,7 @@ fn up(
 fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec, remarks: Remarks) -> bool {
     marker.stage == Stage::Active
         && marker.retiring == remarks.retiring
+        && !marker.owes_farewell
         && (marker.snapshot.is_none() || remarks.keeps_snapshot)
         && marker.tenant == instance.tenant
         && marker.protect == instance.protect
@@ -365,10 +366,13 @@ fn mark(
         after_steps.applied.clone()
     };
     // A creation or a deletion that was begun and overtaken: the server runs and is wanted.
-    let stage = if matches!(place.member.server, Server::Up(_)) { Stage::Active } else { after_steps.stage };
+    let is_up = matches!(place.member.server, Server::Up(_));
+    let stage = if is_up { Stage::Active } else { after_steps.stage };
+    let owes_farewell = after_steps.owes_farewell && !is_up;
     let (tenant, protect) = (instance.tenant.clone(), instance.protect);
     let snapshot = after_steps.snapshot.clone().filter(|_| remarks.keeps_snapshot);
-    let target = Marker { tenant, protect, applied, stage, retiring: remarks.retiring, snapshot, ..after_steps.clone() };
+    let target =
+        Marker { tenant, protect, applied, stage, retiring: remarks.retiring, snapshot, owes_farewell, ..after_steps.clone() };
     let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
         Cause::Bookkeeping
     } else {
