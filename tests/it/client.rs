@@ -47,11 +47,6 @@ impl Client {
         }
     }
 
-    /// What comes unasked, or is asked for still.
-    pub fn hear(&mut self) -> Option<String> {
-        self.reply()
-    }
-
     fn reply(&mut self) -> Option<String> {
         let mut line = String::new();
         self.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
