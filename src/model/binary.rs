@@ -129,8 +129,10 @@ pub const OURS: &[(&str, &str)] = &[
     ("primaryauth", "replication credentials are made on the nodes"),
     ("primaryuser", "replication credentials are made on the nodes"),
     ("rename-command", "take the command away with a privilege such as \"-flushall\""),
+    ("replica-read-only", "a replica that takes writes loses them: write to the primary"),
     ("replicaof", "list several nodes in the shard"),
     ("requirepass", "declare users in [instances.X.users.Y]; the default user stays closed"),
+    ("slave-read-only", "a replica that takes writes loses them: write to the primary"),
     ("slaveof", "list several nodes in the shard"),
     ("supervised", "the node's supervisor starts the server"),
     (

@@ -251,10 +251,6 @@ pub enum HeldReason {
         node: NodeName,
         why: String,
     },
-    /// This release cannot do it.
-    NotOffered {
-        what: &'static str,
-    },
 }
 
 impl HeldReason {
@@ -290,7 +286,6 @@ impl HeldReason {
             Self::ForeignTarget { .. } => "foreign-target",
             Self::FullerMember { .. } => "fuller-member",
             Self::PromotionUnseen { .. } => "promotion-unseen",
-            Self::NotOffered { .. } => "not-offered",
         }
     }
 
@@ -325,8 +320,7 @@ impl HeldReason {
             | Self::NoAddress { .. }
             | Self::ForeignTarget { .. }
             | Self::FullerMember { .. }
-            | Self::PromotionUnseen { .. }
-            | Self::NotOffered { .. } => false,
+            | Self::PromotionUnseen { .. } => false,
         }
     }
 
@@ -361,8 +355,7 @@ impl HeldReason {
             | Self::ObserveOnly
             | Self::Syncing { .. }
             | Self::NoAddress { .. }
-            | Self::Unfit(_)
-            | Self::NotOffered { .. } => false,
+            | Self::Unfit(_) => false,
         }
     }
 }
@@ -389,6 +382,8 @@ pub enum Note {
     UndeclaredUser { instance: InstanceName, user: UserName },
     /// Its instances may take more memory together than the node has.
     MemoryShort { node: NodeName, declared_bytes: u64, total_bytes: u64 },
+    /// More comes to the disk of a node than is free there.
+    DiskShort { node: NodeName, coming_bytes: u64, free_bytes: u64 },
     /// A member whose node is no longer of the shard stays for a while, for the sake of its clients.
     Leaves { instance: InstanceName, node: NodeName, since: Timestamp },
     /// Data of a deleted instance of this name is still kept.

@@ -9,6 +9,8 @@ use super::role::Endpoint;
 pub enum Unfit {
     /// The port of the server `to`, on node `of`, was tried from node `from`.
     NoPath { from: NodeName, to: Endpoint, of: NodeName, why: String },
+    /// It cannot read what the newer server of the others sends.
+    OlderServer { node: NodeName, installed: String, runs: String },
     /// Keys of databases that the new one lacks would stop it, or end up in its database 0.
     FewerDatabases { source: NodeName, there: u64, target: NodeName, here: u64 },
     /// It would throw keys out as soon as it is the primary.
@@ -24,6 +26,7 @@ impl Unfit {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoPath { .. } => "no-path",
+            Self::OlderServer { .. } => "older-server",
             Self::FewerDatabases { .. } => "fewer-databases",
             Self::TooSmall { .. } => "too-small",
             Self::BufferTooSmall { .. } => "buffer-too-small",
@@ -35,7 +38,11 @@ impl Unfit {
     pub fn is_guard(&self) -> bool {
         match self {
             Self::KeepsNothing { .. } => true,
-            Self::NoPath { .. } | Self::FewerDatabases { .. } | Self::TooSmall { .. } | Self::BufferTooSmall { .. } => false,
+            Self::NoPath { .. }
+            | Self::OlderServer { .. }
+            | Self::FewerDatabases { .. }
+            | Self::TooSmall { .. }
+            | Self::BufferTooSmall { .. } => false,
         }
     }
 }

@@ -30,6 +30,9 @@ const FENCE_LAG_SETTING: &str = "min-replicas-max-lag";
 const ROLE_SETTING: &str = "replicaof";
 /// The rights that one member needs at another to follow it; `ping` for servers other than 8.0 (facts E.5).
 const RIGHTS: &[&str] = &["+psync", "+replconf", "+ping"];
+/// The setting with which a replica gets the whole dataset over a second connection, and the right that it needs for it (facts E.5).
+pub const DUAL_CHANNEL: &str = "dual-channel-replication-enabled";
+const DUAL_CHANNEL_RIGHT: &str = "+sync";
 
 /// Where a server is reached by the other members, as `replicaof` has it: address and port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,7 +89,9 @@ impl Overlay {
     /// What these settings show.
     pub fn of(spec: &InstanceSpec) -> Self {
         let follows = spec.get(ROLE_SETTING).filter(|value| !value.is_empty()).map(|value| Endpoint(value.to_owned()));
-        Self { follows, fenced: spec.get(FENCE_SETTING) == Some(FENCE) }
+        // With a lag of 0 nobody is waited for, however many there should be.
+        let fenced = spec.get(FENCE_SETTING) == Some(FENCE) && spec.get(FENCE_LAG_SETTING) != Some("0");
+        Self { follows, fenced }
     }
 
     pub fn is_open(&self) -> bool {
@@ -145,11 +150,11 @@ pub enum Link {
 }
 
 /// The user as which members follow each other, with the passwords of these.
-pub fn user(passwords: &[PasswordHash]) -> WantedUser {
+pub fn user(passwords: &[PasswordHash], is_dual_channel: bool) -> WantedUser {
     let mut user = AclUser::closed();
     user.enabled = true;
     passwords.iter().for_each(|hash| user.add_password(hash.fingerprint()));
-    for word in RIGHTS {
+    for word in RIGHTS.iter().chain(is_dual_channel.then_some(&DUAL_CHANNEL_RIGHT)) {
         // These commands are as old as replication; a server that lacks one would refuse the user, and say so.
         let _known = user.root.apply(word, None);
     }
@@ -323,7 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fence_without_lag_is_none() {
+        let mut spec = Overlay::FENCED.over(&InstanceSpec::default());
+        spec.set(&SettingName::known(FENCE_LAG_SETTING), "0");
+        assert_eq!(Overlay::of(&spec), Overlay::OPEN);
+    }
+
+    #[test]
     fn members_follow_with_the_least_rights() {
-        assert_eq!(user(&[]).user.to_string(), "on sanitize-payload resetchannels -@all +psync +replconf +ping");
+        assert_eq!(user(&[], false).user.to_string(), "on sanitize-payload resetchannels -@all +psync +replconf +ping");
+        assert!(user(&[], true).user.to_string().ends_with(" +ping +sync"));
     }
 }

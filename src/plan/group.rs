@@ -203,6 +203,7 @@ impl<'a> Group<'a> {
 
     /// Each member lets the others follow it.
     fn introduce(&mut self) {
+        let is_dual_channel = self.is_dual_channel();
         let password = |member: &Standing<'_>| member.place.member.replication_password.clone().filter(|_| !member.is_apart);
         let all: Vec<Option<PasswordHash>> = self.members.iter().map(password).collect();
         let begun = self.missing.iter().filter_map(|(_, begun)| begun.filter(|member| member.role_applied().follows.is_some()));
@@ -212,9 +213,13 @@ impl<'a> Group<'a> {
             let mut others: Vec<PasswordHash> = others.filter_map(|(_, hash)| hash.clone()).chain(begun.clone()).collect();
             others.sort_unstable();
             if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
-                member.wanted.users.insert(user, role::user(&others));
+                member.wanted.users.insert(user, role::user(&others, is_dual_channel));
             }
         }
+    }
+
+    fn is_dual_channel(&self) -> bool {
+        self.instance.settings.get(role::DUAL_CHANNEL).is_some_and(|declared| declared.value == "yes")
     }
 
     /// Who shall be primary where this member is: the one that is asked for, else whoever it is on the shard, else the first
@@ -253,7 +258,7 @@ impl<'a> Group<'a> {
         let mut added = vec![(node.clone(), port)];
         let runs = scene.live.seen(node).map(|(_, binary)| binary.version.clone()).unwrap_or_default();
         for joining in std::mem::take(&mut self.missing) {
-            let judged = scene.live.seen(joining.0).map_or(Ok(()), |(_, binary)| preflight::version(&runs, binary));
+            let judged = scene.live.seen(joining.0).map_or(Ok(()), |(_, binary)| preflight::version(&runs, joining.0, binary));
             if let Err(reason) = judged {
                 decision.hold(self.name, "join", reason);
                 continue;
@@ -311,7 +316,7 @@ impl<'a> Group<'a> {
         let known = self.members.iter().filter(|member| role.follows.is_some() && !member.is_apart);
         let others: Vec<PasswordHash> = known.filter_map(|member| member.place.member.replication_password.clone()).collect();
         if let (false, Ok(user)) = (others.is_empty(), UserName::new(REPLICA_USER)) {
-            users.insert(user, role::user(&others));
+            users.insert(user, role::user(&others, self.is_dual_channel()));
         }
         let creation = Creation {
             begins: begun.is_none() && role.follows.is_some() && !self.members.is_empty(),

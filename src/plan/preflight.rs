@@ -50,7 +50,7 @@ pub(super) fn join(scene: &Scene<'_>, decision: &mut Decision, source: Source<'_
 /// Could this one have the source's data, however it comes there?
 pub(super) fn receive(source: &Place<'_>, target: Target<'_>) -> Result<(), HeldReason> {
     let Some(running) = up(source.member) else { return Ok(()) };
-    version(&running.version, target.binary)?;
+    version(&running.version, target.node, target.binary)?;
     databases(source, target, None)?;
     fits(source, running, target)
 }
@@ -72,11 +72,17 @@ pub(super) fn take_over(
 
 /// An older server cannot read what a newer one sends, and would be tried again and again. Within one minor release the form
 /// of a snapshot and the commands stay the same.
-pub(super) fn version(runs: &str, binary: &BinaryFacts) -> Result<(), HeldReason> {
+pub(super) fn version(runs: &str, node: &NodeName, binary: &BinaryFacts) -> Result<(), HeldReason> {
     if open::is_older(minor(&binary.version), minor(runs)) {
-        return Err(HeldReason::Downgrade { runs: runs.to_owned(), installed: binary.version.clone() });
+        return unfit(Unfit::OlderServer { node: node.clone(), installed: binary.version.clone(), runs: runs.to_owned() });
     }
     Ok(())
+}
+
+/// Is there room on the source's disk for a snapshot of what it has in memory?
+pub(super) fn snapshot(scene: &Scene<'_>, source: &Place<'_>) -> Result<(), HeldReason> {
+    let needed_bytes = up(source.member).map_or(0, |running| running.used_memory_bytes);
+    scene.room.write(source.node, source.facts, needed_bytes)
 }
 
 /// Of `8.0.1`: `8.0`.

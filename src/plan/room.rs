@@ -18,6 +18,14 @@ pub(super) struct Room<'a> {
     desired: &'a Desired,
     /// By the node that stands for the machine; nothing stands for this one, which all local nodes share.
     machines: BTreeMap<Option<NodeName>, Memory<'a>>,
+    disks: BTreeMap<NodeName, Disk>,
+}
+
+/// What comes to a node's disk, and how much is free there now.
+#[derive(Debug)]
+struct Disk {
+    coming_bytes: u64,
+    free_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -45,7 +53,7 @@ impl<'a> Room<'a> {
             });
             place.declared_bytes = members.fold(place.declared_bytes, u64::saturating_add);
         }
-        Self { desired, machines }
+        Self { desired, machines, disks: BTreeMap::new() }
     }
 
     /// Enters a new member of this size. `data_bytes`: what it receives from another one, as far as that is known.
@@ -63,11 +71,28 @@ impl<'a> Room<'a> {
         let size = max_memory(spec);
         // Who keeps nothing still receives its data as a file.
         let needed_bytes = if persists { size.max(data_bytes).saturating_mul(COPIES_ON_DISK) } else { data_bytes };
-        let free = facts.capacity.disk_free_bytes.filter(|free| *free < needed_bytes);
-        if let (Some(there_bytes), WithoutRoom::Hold) = (free, self.desired.guard.without_room) {
-            return Err(HeldReason::NoRoom { node: node.clone(), resource: Resource::Disk, needed_bytes, there_bytes });
+        self.write(node, facts, needed_bytes)?;
+        self.resize(node, 0, size)?;
+        if let Some(free_bytes) = facts.capacity.disk_free_bytes {
+            let disk = self.disks.entry(node.clone()).or_insert(Disk { coming_bytes: 0, free_bytes });
+            disk.coming_bytes = disk.coming_bytes.saturating_add(needed_bytes);
         }
-        self.resize(node, 0, size)
+        Ok(())
+    }
+
+    /// Is there room on disk for so much more, beside what comes there anyway?
+    ///
+    /// # Errors
+    /// When there is not.
+    pub(super) fn write(&self, node: &NodeName, facts: &NodeFacts, more_bytes: u64) -> Result<(), HeldReason> {
+        let coming = self.disks.get(node).map_or(0, |disk| disk.coming_bytes);
+        let needed_bytes = coming.saturating_add(more_bytes);
+        match (facts.capacity.disk_free_bytes, self.desired.guard.without_room) {
+            (Some(there_bytes), WithoutRoom::Hold) if there_bytes < needed_bytes => {
+                Err(HeldReason::NoRoom { node: node.clone(), resource: Resource::Disk, needed_bytes, there_bytes })
+            }
+            (Some(_) | None, WithoutRoom::Hold | WithoutRoom::Warn) => Ok(()),
+        }
     }
 
     /// Enters that a member changes from one size to another.
@@ -93,12 +118,15 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// The machines of which more is declared than they have.
+    /// The machines of which more is declared than they have, and the disks to which more comes than is free.
     pub(super) fn notes(self) -> impl Iterator<Item = Note> {
-        self.machines.into_values().filter_map(|Memory { node, total_bytes, declared_bytes }| {
+        let memory = self.machines.into_values().filter_map(|Memory { node, total_bytes, declared_bytes }| {
             let total_bytes = total_bytes.filter(|total| declared_bytes > *total)?;
             Some(Note::MemoryShort { node: node.clone(), declared_bytes, total_bytes })
-        })
+        });
+        let disks = self.disks.into_iter().filter(|(_, disk)| disk.coming_bytes > disk.free_bytes);
+        let disks = disks.map(|(node, Disk { coming_bytes, free_bytes })| Note::DiskShort { node, coming_bytes, free_bytes });
+        memory.chain(disks)
     }
 }
 

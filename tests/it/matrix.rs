@@ -1,4 +1,4 @@
-//! The crash matrix: an instance is moved, restarted member by member, and switched over, and after each effect of that
+//! The crash matrix: an instance is moved (by replication, and as a snapshot), restarted member by member, and switched over, and after each effect of that
 //! somebody is killed: the controller, the agents, the servers, and several of them at once. Then the daemon runs, and has
 //! to settle by itself; no acknowledged write is lost, and no two members are open at one moment.
 //!
@@ -40,6 +40,7 @@ enum Work {
     Move,
     RollingRestart,
     SwitchOver,
+    SnapshotMove,
 }
 
 /// Who is killed.
@@ -69,9 +70,12 @@ const WITH_AGENTS: &[&[Victim]] = &[
     &[SourceAgent],
     &[TargetAgent],
     &[SourceAgent, TargetAgent],
+    &[Controller, SourceAgent],
+    &[Controller, TargetAgent],
     &[SourceAgent, Source],
     &[TargetAgent, Target],
     &[SourceAgent, Target],
+    &[TargetAgent, Source],
     &[Controller, SourceAgent, TargetAgent, Source, Target],
 ];
 
@@ -104,10 +108,12 @@ fn whoever_is_killed_after_whichever_effect_the_daemon_settles_and_nothing_is_lo
     let (begun, sum) = (Instant::now(), Sum::default());
     // Behind ssh a case takes three times as long: `make soak` takes half of them, by its seed.
     let tracks = [
-        (Work::Move, true, 7, 150),
-        (Work::Move, false, 24, usize::MAX),
-        (Work::RollingRestart, false, 14, usize::MAX),
-        (Work::RollingRestart, true, 5, 90),
+        (Work::Move, true, 6, 150),
+        (Work::Move, false, 18, usize::MAX),
+        (Work::SnapshotMove, false, 8, usize::MAX),
+        (Work::SnapshotMove, true, 3, 80),
+        (Work::RollingRestart, false, 12, usize::MAX),
+        (Work::RollingRestart, true, 4, 90),
         (Work::SwitchOver, false, 8, usize::MAX),
         (Work::SwitchOver, true, 4, 50),
     ];
@@ -116,7 +122,7 @@ fn whoever_is_killed_after_whichever_effect_the_daemon_settles_and_nothing_is_lo
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some((work, ssh, few, many)) = tracks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(*ssh) * 3 + *work as u64));
+                    let random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(*ssh) * 4 + *work as u64));
                     Track::new(*work, *ssh).run(random, if soak() { *many } else { *few }, &sum);
                 }
             });
@@ -143,6 +149,10 @@ impl Track {
         let settings = |databases: u32| format!("config = {{ appendfsync = \"always\", databases = {databases} }}\n");
         match self.work {
             Work::Move => self.pair.declare("\"n1\"", if odd { "b" } else { "a" }, &settings(16)),
+            Work::SnapshotMove => {
+                let keys = format!("move = \"snapshot\"\n{}", settings(16));
+                self.pair.declare("\"n1\"", if odd { "b" } else { "a" }, &keys);
+            }
             Work::RollingRestart => self.pair.declare("\"n1\", \"n2\"", "a", &settings(if odd { 32 } else { 16 })),
             Work::SwitchOver => {
                 let primary = if odd { "primary = \"n2\"\n" } else { "primary = \"n1\"\n" };
@@ -272,10 +282,10 @@ impl Track {
         let odd = self.round % 2 == 1;
         let open: Vec<bool> = (0..2).map(|place| places.is_open(place) == Some(true)).collect();
         match self.work {
-            Work::Move | Work::SwitchOver => assert_eq!(open, [!odd, odd], "{told}"),
+            Work::Move | Work::SnapshotMove | Work::SwitchOver => assert_eq!(open, [!odd, odd], "{told}"),
             Work::RollingRestart => assert_ne!(open[0], open[1], "{told}"),
         }
-        if self.work == Work::Move {
+        if matches!(self.work, Work::Move | Work::SnapshotMove) {
             assert!(!self.pair.config(if odd { "n1" } else { "n2" }).exists(), "{told}: it was not left");
             return;
         }

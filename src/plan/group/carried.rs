@@ -3,7 +3,7 @@
 
 use super::{Decision, Group, Scene};
 use crate::model::action::{Action, RoleStage};
-use crate::model::change::Change;
+use crate::model::change::{Change, Twin};
 use crate::model::desired::MoveBy;
 use crate::model::live::Server;
 use crate::model::marker::Marker;
@@ -50,6 +50,8 @@ impl<'a> Group<'a> {
         let (leader, uid) = (from.endpoint.clone(), from.place.member.marker.uid.clone());
         let port = ports::current(from.place.member);
         let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
+        let target = self.members.iter().position(|member| member.place.node == node);
+        let why_not = self.judged(scene, source, target);
         if is_open {
             let turns = self.turns();
             for place in 0..self.members.len() {
@@ -63,27 +65,46 @@ impl<'a> Group<'a> {
                 let busy = (place == source).then(|| HeldReason::Syncing { node: node.clone(), why });
                 self.converge(scene, decision, place, Some((source, &leader)), busy);
             }
-            self.make_vessel(scene, decision, source, (node, &uid, port));
+            match why_not.clone() {
+                Some(reason) => decision.hold(self.name, "move the data", reason),
+                None => self.make_vessel(scene, decision, source, (node, &uid, port)),
+            }
         }
         if !decision.steps.is_empty() || !self.unseen.is_empty() {
             return None;
         }
-        let target = self.members.iter().position(|member| member.place.node == node);
         let fellows = self.fellows();
         let next = snapshot::next(&fellows, source, target, self.instance.move_by);
         drop(fellows);
-        match self.judged(source, target).filter(|_| is_open) {
-            Some(reason) => decision.hold(self.name, "move the data", reason),
+        match why_not {
             None => self.take_part(scene, decision, source, target, &next),
+            Some(_) if is_open => {}
+            // A snapshot that cannot be begun would keep the source closed for nothing.
+            Some(reason) if matches!(next, Next::Take { .. }) && self.is_unwritten(source) => {
+                decision.hold(self.name, "move the data", reason);
+                self.take(decision, &Turn { of: source, stage: RoleStage::CallOff, after: Twin::both(Overlay::OPEN) });
+            }
+            Some(_) => self.take_part(scene, decision, source, target, &next),
         }
         Some(next)
     }
 
     /// Why the new member could not have the data, if it could not: better known before the source takes no more writes.
-    fn judged(&self, source: usize, target: Option<usize>) -> Option<HeldReason> {
-        let (from, to) = (self.members.get(source)?, self.members.get(target?)?);
+    fn judged(&self, scene: &Scene<'_>, source: usize, target: Option<usize>) -> Option<HeldReason> {
+        let from = self.members.get(source)?;
+        if self.is_unwritten(source)
+            && let Err(reason) = preflight::snapshot(scene, &from.place)
+        {
+            return Some(reason);
+        }
+        let to = self.members.get(target?)?;
         let (Place { node, binary, .. }, spec) = (to.place, to.place.member.spec.memory.seen()?);
         preflight::receive(&from.place, Target { node, binary, spec }).err()
+    }
+
+    /// Is no snapshot of it there, nor begun?
+    fn is_unwritten(&self, source: usize) -> bool {
+        self.members.get(source).is_some_and(|member| member.place.member.marker.snapshot.is_none())
     }
 
     /// Takes the next part of the move.

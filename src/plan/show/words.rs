@@ -202,7 +202,6 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::ForeignTarget { node, why } => foreign_target(node, why),
         HeldReason::FullerMember { node, fuller } => fuller_member(node, fuller),
         HeldReason::PromotionUnseen { node, why } => promotion_unseen(node, why),
-        HeldReason::NotOffered { what } => format!("this release does not offer {what}"),
     }
 }
 
@@ -230,6 +229,10 @@ fn unfit(why: &Unfit) -> String {
             show_size(*waiting_bytes),
             show_size(*limit_bytes),
             waiting_bytes.saturating_mul(2)
+        ),
+        Unfit::OlderServer { node, installed, runs } => format!(
+            "valkey-server {installed} of node {node} cannot read what {runs} sends: install {runs} or a newer one on node {node}, or name \
+             another one"
         ),
         Unfit::KeepsNothing { source, revision } => format!(
             "its server on node {source} keeps nothing on disk: if it ends on the way, it comes back empty, and so does the new one. let \
@@ -306,6 +309,11 @@ pub(super) fn note(note: &Note) -> String {
             "the instances of node {node} may take {} together, more than the {} of memory that it has",
             show_size(*declared_bytes),
             show_size(*total_bytes)
+        ),
+        Note::DiskShort { node, coming_bytes, free_bytes } => format!(
+            "what comes to the disk of node {node} may take {} together, more than the {} that are free there",
+            show_size(*coming_bytes),
+            show_size(*free_bytes)
         ),
         Note::Leaves { instance, node, since } => format!(
             "the old server of instance {instance} on node {node} leaves when guard.handover_grace is over, which began {since}"
