@@ -1,7 +1,7 @@
 //! Moves of instances between two nodes on this machine, against the same protocol driven by hand and against the servers'
 //! own full sync of the same data. Real servers, all below temporary folders. Prints figures and ratios; asserts no time.
 //!
-//! `VALKEEPER_BENCH=gap,sync,ten,memory` takes some of them.
+//! `VALKEEPER_BENCH=gap,ten,memory` takes some of them.
 
 #![allow(
     clippy::disallowed_methods,

@@ -26,7 +26,8 @@ use crate::model::snapshot::SnapshotId;
 
 pub use chunk::Chunk;
 
-/// The protocols that this release speaks: its own and that of the release before, so that upgrades roll.
+/// The protocols that this release speaks. Nothing was released before, so there is one. The first message that an older agent
+/// could misread makes it `1..=2`: a release speaks its own and that of the release before, so that upgrades roll.
 pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
 /// The largest request, in bytes: a step with the users of one instance.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;

@@ -7,7 +7,8 @@ use crate::model::size::show_size;
 const SCRIPT: &str = include_str!("survey.sh");
 const BEGIN: &str = "valkeeper survey";
 const END: &str = "end of survey";
-/// The oldest systemd whose units can be as hardened as ours: `ProtectProc=` and `ProcSubset=` came with it (its NEWS).
+/// The oldest systemd that hardens units as ours, but for one pair of settings: `ProtectProc=` and `ProcSubset=` came with it
+/// (its NEWS). `NoExecPaths=` and `ExecPaths=` came with 248: 247 (Debian 11) warns of them in its journal, and goes on without.
 const SYSTEMD_MIN: u32 = 247;
 /// The oldest server whose ACLs have one canonical form (facts A).
 const VALKEY_MAJOR_MIN: u32 = 8;

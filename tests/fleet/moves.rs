@@ -4,7 +4,6 @@
 //!
 //! A few cases are taken, and with `VALKEEPER_SOAK=1` each trouble at each effect; `VALKEEPER_SEED` chooses which, and in what order.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use crate::base::Suite;
 use crate::daemon::Daemon;
 use crate::host::Host;
 use crate::proxy::Proxy;
+use crate::ran::follow;
 use crate::site::{PASSWORD, Site, hash};
 use crate::writers::{Places, Writers};
 
@@ -210,18 +210,6 @@ impl Traveller {
         cases.into_iter().for_each(|(trouble, effect)| self.travel(trouble, effect));
         eprintln!("lab: {count} cases of {:?} went by and nothing was lost", self.work);
     }
-}
-
-/// Reads what an apply says until it ends, and tells each effect by its number. Gives how many there were.
-fn follow(apply: &mut Child, mut on: impl FnMut(usize)) -> usize {
-    let mut effects = 0;
-    for line in BufReader::new(apply.stdout.take().unwrap()).lines() {
-        if line.unwrap().contains("\"event\":\"progress\"") {
-            effects += 1;
-            on(effects);
-        }
-    }
-    effects
 }
 
 #[test]

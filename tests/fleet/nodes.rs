@@ -118,7 +118,8 @@ fn an_upgrade_rolls_over_all_nodes(site: &Site) {
         site.run(&["node", "upgrade", node, "--program", "next"]).expect(0).says("is the one here already");
     }
     let program = portable();
-    let all = ["node", "upgrade", "n1", "n2", "--yes", "--program", program.to_str().unwrap()];
+    declare(site, &["n1", "n2"], "");
+    let all = ["node", "upgrade", "--all", "--yes", "--program", program.to_str().unwrap()];
     site.run(&all).expect(0).says("Node n1: ready").says("Node n2: ready").says("in place of valkeeper");
 }
 

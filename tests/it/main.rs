@@ -23,6 +23,7 @@ mod http;
 mod laws;
 mod matrix;
 mod metrics;
+mod moved_clients;
 mod moved_data;
 mod moves;
 mod node;

@@ -9,7 +9,6 @@
 //! Without `VALKEEPER_SOAK=1` 60 cases are taken; `VALKEEPER_SEED` chooses which. `VALKEEPER_CASE` takes those whose description has
 //! these words: `Move Case { victims: [Target], effect: 3`.
 
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +21,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::crash::{seed, soak};
 use crate::daemon;
 use crate::moves::Pair;
+use crate::ran::follow;
 use crate::support::{free_port, signal};
 use crate::writers::Writers;
 
@@ -302,16 +302,4 @@ impl Track {
         }
         assert_eq!(self.pair.client("n1").ask("DBSIZE"), self.pair.client("n2").ask("DBSIZE"), "{told}");
     }
-}
-
-/// Reads what an apply says until it ends, and tells each effect by its number. Gives how many there were.
-fn follow(apply: &mut Child, mut on: impl FnMut(usize)) -> usize {
-    let mut effects = 0;
-    for line in BufReader::new(apply.stdout.take().unwrap()).lines() {
-        if line.unwrap().contains("\"event\":\"progress\"") {
-            effects += 1;
-            on(effects);
-        }
-    }
-    effects
 }

@@ -1,6 +1,7 @@
 //! Instances with replicas, and instances that move, on real servers: two nodes on this machine.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::site::{Client, Site};
 use crate::ssh_nodes::Hosts;
-use crate::writers::{Places, Writers};
+use crate::support::signal;
+use crate::writers::{Account, Places, Writers};
 
 pub const PASSWORD: &str = "secret";
 /// SHA-256 of "secret".
@@ -355,4 +357,70 @@ fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
     assert_eq!(pair.client("n2").ask("GET key:0"), "value");
     pair.site().applied();
     pair.site().settled();
+}
+
+/// The server of a member, as the kernel knows it.
+fn pid(pair: &Pair, node: &str) -> u32 {
+    pair.site().read(&format!("{node}/run/cache.pid")).trim().parse().unwrap()
+}
+
+/// The text is put back: the source was open all the while or is again, the target has left, and nothing is lost.
+fn put_back(pair: &Pair, writers: Writers) -> Account {
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    pair.site().applied();
+    pair.site().settled();
+    assert!(!pair.config("n2").exists());
+    let account = writers.end();
+    eprintln!("{account:?}");
+    assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
+    assert!(account.acknowledged > 200, "{account:?}");
+    assert_eq!(pair.client("n1").ask("GET key:0"), "value");
+    // Nobody is left who might follow.
+    assert_eq!(pair.client("n1").ask("ACL GETUSER valkeeper-replica"), "nothing");
+    account
+}
+
+#[test]
+fn a_move_whose_target_hangs_is_reverted_and_no_write_was_refused() {
+    let pair = Pair::new();
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    let mut old = pair.client("n1");
+    (0..5).for_each(|key| assert_eq!(old.ask(&format!("SET key:{key} value")), "+OK"));
+    let writers = Writers::start(&pair.places());
+    // So that it does not get everything before it hangs.
+    assert_eq!(old.ask("CONFIG SET rdb-key-save-delay 1000000"), "+OK");
+    pair.declare("\"n1\"", "b", "");
+    pair.site().run(&["apply", "--yes", "--patience", "1s"]).expect(1).says("now      catch-up  n2");
+    let target = pid(&pair, "n2");
+    signal(target, "-STOP");
+    pair.declare("\"n1\"", "a", "");
+    // It is not deleted unseen.
+    pair.site().run(&["apply", "--yes", "--patience", "25ms"]).expect(1).says("does not answer");
+    assert!(pair.config("n2").exists());
+    signal(target, "-CONT");
+    let account = put_back(&pair, writers);
+    assert_eq!(account.refused, 0, "{account:?}");
+}
+
+/// The controller dies at the effect that fences, and the text is put back before another one comes.
+#[test]
+fn a_move_that_is_reverted_in_its_cut_over_goes_back_to_the_source() {
+    let pair = Pair::new();
+    pair.declare("\"n1\"", "a", "");
+    pair.site().applied();
+    assert_eq!(pair.client("n1").ask("SET key:0 value"), "+OK");
+    let writers = Writers::start(&pair.places());
+    pair.declare("\"n1\"", "b", "");
+    let mut apply = pair.site().command(&["apply", "--yes", "--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(apply.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let is_at = |line: &String, doing: &str| line.contains(&format!("{{\"doing\":\"{doing}\",")) && line.contains("cut-over");
+    lines.find(|line| is_at(line, "holding back its writers")).expect("it does not come to its cut-over");
+    lines.find(|line| is_at(line, "setting what can be set live")).expect("it sets no fence");
+    apply.kill().unwrap();
+    apply.wait().unwrap();
+    let fence = "min-replicas-to-write 1000000";
+    assert!(fs::read_to_string(pair.config("n1")).unwrap().contains(fence), "it is not fenced");
+    put_back(&pair, writers);
 }

@@ -58,7 +58,7 @@ fn the_examples_are_sound() {
     assert_eq!((desired.instances.len(), desired.nodes.len()), (2, 1));
     assert!(desired.instances.values().all(|instance| !instance.users.is_empty()));
     let desired = parse(&[example("fleet.toml")]).unwrap();
-    assert_eq!((desired.instances.len(), desired.nodes.len(), desired.shards.len()), (5, 4, 5));
+    assert_eq!((desired.instances.len(), desired.nodes.len(), desired.shards.len()), (6, 4, 6));
 }
 
 #[test]

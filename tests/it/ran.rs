@@ -1,5 +1,6 @@
 //! How a command ended and what it said. Of the lab (`tests/fleet/`) as well.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,18 @@ pub fn finish(mut child: Child) -> Ran {
 #[track_caller]
 pub fn finish_unread(child: Child) -> Ran {
     finish_with(child, Some(Box::new(std::io::empty())))
+}
+
+/// Reads what an `apply --json` says until it ends, and tells each effect by its number. Gives how many there were.
+pub fn follow(apply: &mut Child, mut on: impl FnMut(usize)) -> usize {
+    let mut effects = 0;
+    for line in BufReader::new(apply.stdout.take().unwrap()).lines() {
+        if line.unwrap().contains("\"event\":\"progress\"") {
+            effects += 1;
+            on(effects);
+        }
+    }
+    effects
 }
 
 #[track_caller]

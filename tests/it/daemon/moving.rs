@@ -13,7 +13,7 @@ pub(super) fn tables(post: &Post, shard: &str, grace: &str) -> String {
     let cache = instance("cache", "").replace("shard = \"a\"", &format!("shard = \"{shard}\""));
     format!(
         "[guard]\nhandover_grace = \"{grace}\"\n[nodes.there]\nlocal = \"./there\"\n[shards.b]\nnodes = [\"there\"]\n\
-         ports = \"{first}-{last}\"\n{cache}"
+         ports = \"{first}-{last}\"\n{cache}channels = [\"&*\"]\n"
     )
 }
 
@@ -60,7 +60,7 @@ fn a_move_is_visible_all_the_way_until_its_clients_have_gone() {
     assert!(!daemon.metrics().contains("valkeeper_move_"));
     made_slow(&post);
     let (mut idle, mut subscriber) = (client(&post, "state"), client(&post, "state"));
-    subscriber.ask("SUBSCRIBE news");
+    assert!(subscriber.ask("SUBSCRIBE news").starts_with("subscribe"));
 
     post.commit(&tables(&post, "b", "1h"));
     let is_measured = |status: &Value| {
