@@ -100,6 +100,7 @@ pub async fn settle<F: Observe + Execute>(
         if applied.beyond.is_some() || *stop.borrow() {
             return applied;
         }
+        let mut resting = Stopwatch::start();
         if todo.steps.is_empty() {
             let goes_on = waits(&todo);
             applied.stalled = goes_on && wait.is_over(&todo, patience);
@@ -109,6 +110,7 @@ pub async fn settle<F: Observe + Execute>(
             wait.pause(stop).await;
         } else {
             let report = schedule::run(&todo, fleet, Pace::default(), stop, on_event).await;
+            resting = Stopwatch::start();
             let progress = report.done() > 0;
             wait.in_vain = in_vain(&report);
             let pending = account(&mut applied, report);
@@ -126,6 +128,7 @@ pub async fn settle<F: Observe + Execute>(
             }
         }
         applied.look = look(desired, fleet).await;
+        wait.waited += resting.elapsed();
         wait.looked(&mut applied.look.plan.moves);
         if let (false, Ok(mut tell)) = (applied.look.plan.moves.is_empty(), on_event.lock()) {
             tell(Event::Moves { moves: &applied.look.plan.moves });
@@ -136,7 +139,7 @@ pub async fn settle<F: Observe + Execute>(
 /// What is carried from look to look.
 struct Wait {
     since: Stopwatch,
-    /// Without any progress.
+    /// Without any progress: pauses and looks, which take their time at a server that hangs. A step that takes long is at work.
     waited: Duration,
     /// Since the last step that came to its end.
     rested: Duration,
@@ -183,7 +186,6 @@ impl Wait {
             () = tokio::time::sleep(rest) => {}
             _ = stop.changed() => {}
         }
-        self.waited += rest;
         self.rested += rest;
     }
 

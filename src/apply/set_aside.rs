@@ -38,6 +38,9 @@ impl Acting {
             let marker = read_marker(node, name)?.marker;
             check_uid(&marker.uid)?;
             let folder = layout.set_aside(name, &marker.uid);
+            if marker.is_vessel() && files::exists(&folder.join(SET_ASIDE_MARKER)) {
+                return remove_vessel(layout, name);
+            }
             // What an earlier stay of the same instance on this node left gives way to the newer copy. Where the data is not in
             // its place any more, it is what was set aside a moment ago.
             if files::exists(&folder.join(SET_ASIDE_MARKER)) && files::exists(&layout.data(name)) {
@@ -48,8 +51,9 @@ impl Acting {
             cargo::clear(layout, name, None)?;
             // A run before this one may have moved the data already.
             let bytes = files::folder_bytes(&layout.data(name)) + files::folder_bytes(&folder.join(DATA));
-            let manifest =
-                SetAside { instance: name.clone(), fleet: marker.fleet, uid: marker.uid, deleted_at: clock::now(), bytes };
+            let followed = marker.role_applied().follows.is_some();
+            let (fleet, uid) = (marker.fleet, marker.uid);
+            let manifest = SetAside { instance: name.clone(), fleet, uid, deleted_at: clock::now(), bytes, followed };
             let text = toml::to_string(&manifest).map_err(|error| Halt::Failed(error.to_string()))?;
             files::replace(&folder.join(MANIFEST), text.as_bytes(), 0o600)?;
             files::rename(&layout.data(name), &folder.join(DATA))?;
@@ -97,6 +101,18 @@ impl Acting {
         let uid = uid.to_owned();
         self.on_disk(move |node, name| remove_set_aside(&node.layout, name, &uid)).await
     }
+}
+
+/// What waits for a snapshot holds nothing of its own, and must not take the place of an earlier copy. The marker goes last.
+fn remove_vessel(layout: &Layout, name: &InstanceName) -> Result<(), Halt> {
+    cargo::clear(layout, name, None)?;
+    files::remove_folder(&layout.data(name))?;
+    for file in [Some(layout.config(name)), Some(layout.credential(name)), Some(layout.socket(name).path()), layout.pid(name)] {
+        file.map_or(Ok(()), |file| files::remove(&file))?;
+    }
+    layout.log(name).map_or(Ok(()), |log| files::remove(&log))?;
+    UnitFiles::remove(layout, name)?;
+    Ok(files::remove(&layout.marker(name))?)
 }
 
 fn remove_set_aside(layout: &Layout, name: &InstanceName, uid: &str) -> Result<(), Halt> {

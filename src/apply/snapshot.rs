@@ -18,7 +18,7 @@ use crate::host::valkey::info_field;
 use crate::model::marker::Marker;
 use crate::model::name::InstanceName;
 use crate::model::size::show_size;
-use crate::model::snapshot::{CHUNK_BYTES_MAX, Made, Ship, Snapshot, SnapshotId};
+use crate::model::snapshot::{CHUNK_BYTES_MAX, Made, Seed, Ship, Snapshot, SnapshotId};
 use crate::observe::disk::{self, MarkerOnDisk};
 use crate::observe::{LocalNode, chain};
 
@@ -97,7 +97,10 @@ impl Snapshots {
             Some(_) => {
                 self.sums.forget(&path);
                 acting.on_disk(move |_, _| Ok(files::remove(&path)?)).await?;
-                Err(Halt::Pending("the snapshot to be carried again: what arrived has another checksum".to_owned()))
+                // Carried again it might be as broken: nobody knows on which side it was spoiled.
+                let marker = acting.marker().await?.marker;
+                acting.write_marker(Marker { seed: Some(Seed::Spoiled { id: made.id.clone() }), ..marker }).await?;
+                Err(Halt::Pending("another snapshot to be written: what arrived has another checksum".to_owned()))
             }
         }
     }

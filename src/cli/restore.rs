@@ -25,6 +25,9 @@ pub(crate) struct RestoreArgs {
     /// Which data, if there is more than one
     #[arg(long)]
     pub uid: Option<String>,
+    /// On which node, if several keep some of it: every member of an instance has its uid
+    #[arg(long)]
+    pub node: Option<String>,
     /// Only list what is kept
     #[arg(long)]
     pub list: bool,
@@ -48,9 +51,12 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<Exit> {
     if args.list {
         return Ok(Exit::Ok);
     }
-    let chosen: Vec<_> = kept.iter().filter(|(_, data)| args.uid.as_ref().is_none_or(|uid| *uid == data.uid)).collect();
+    let is_asked_for = |node: &NodeName, data: &SetAside| {
+        args.uid.as_ref().is_none_or(|uid| *uid == data.uid) && args.node.as_ref().is_none_or(|asked| asked == node.as_str())
+    };
+    let chosen: Vec<_> = kept.iter().filter(|(node, data)| is_asked_for(node, data)).collect();
     let [(node, data)] = chosen.as_slice() else {
-        bail!("say which one with --uid");
+        bail!("say which one with --uid and --node: that of the primary, whom the others then follow");
     };
     may_come_back(&loaded.desired, &live, &name)?;
     if !confirm::confirm(&format!("Bring {} back on node {node}?", data.uid), args.yes)? {
@@ -81,8 +87,9 @@ fn line(desired: &Desired, live: &Live, node: &NodeName, data: &SetAside) -> Str
     let age = std::time::Duration::try_from(now.duration_since(data.deleted_at)).unwrap_or_default();
     let left = desired.guard.retain_deleted.saturating_sub(age);
     format!(
-        "{}  node {node}, {}, deleted {} ago ({}), kept for another {}",
+        "{}  node {node}{}, {}, deleted {} ago ({}), kept for another {}",
         data.uid,
+        if data.followed { " (a replica)" } else { "" },
         show_size(data.bytes),
         show_duration(age),
         data.deleted_at,

@@ -325,4 +325,7 @@ pub struct SetAside {
     pub uid: String,
     pub deleted_at: Timestamp,
     pub bytes: u64,
+    /// It followed another member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub followed: bool,
 }

@@ -173,6 +173,12 @@ impl InstanceSpec {
     }
 }
 
+impl Marker {
+    pub fn role_applied(&self) -> Overlay {
+        Overlay::of(&InstanceSpec::new(self.applied.settings.clone()))
+    }
+}
+
 impl MemberFacts {
     /// The role in force, if the server shows it.
     pub fn role_in_force(&self) -> Option<Overlay> {
@@ -191,7 +197,7 @@ impl MemberFacts {
 
     /// The role that it was given last, as its marker says.
     pub fn role_applied(&self) -> Overlay {
-        Overlay::of(&InstanceSpec::new(self.marker.applied.settings.clone()))
+        self.marker.role_applied()
     }
 
     /// Does it follow with the password that the others know it by?

@@ -120,6 +120,8 @@ impl Snapshot {
 pub enum Seed {
     /// From nowhere yet.
     Awaited,
+    /// From nowhere yet: what arrived of this snapshot is not what its source summed up, so another one is needed.
+    Spoiled { id: SnapshotId },
     /// From this snapshot.
     Placed { id: SnapshotId },
     /// The same, and it takes writes, or is about to: the member that gave it away never does again.
@@ -135,7 +137,7 @@ impl Seed {
     pub fn opened(&self) -> Option<&SnapshotId> {
         match self {
             Self::Opened { id } => Some(id),
-            Self::Awaited | Self::Placed { .. } => None,
+            Self::Awaited | Self::Spoiled { .. } | Self::Placed { .. } => None,
         }
     }
 }
@@ -144,7 +146,7 @@ impl Marker {
     /// Was it made for a move by snapshot, and has it not been opened yet? It holds nothing of its own then.
     pub fn is_vessel(&self) -> bool {
         match &self.seed {
-            Some(Seed::Awaited | Seed::Placed { .. }) => true,
+            Some(Seed::Awaited | Seed::Spoiled { .. } | Seed::Placed { .. }) => true,
             Some(Seed::Opened { .. }) | None => false,
         }
     }

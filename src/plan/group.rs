@@ -422,8 +422,12 @@ impl<'a> Group<'a> {
                 if self.leave(scene, decision, primary, member, since) {
                     return;
                 }
-                decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
-                Some(since)
+                // Until then its clients have nowhere to go.
+                let handed_over = self.members.get(primary).is_some_and(|leader| leader.on_shard);
+                handed_over.then(|| {
+                    decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
+                    since
+                })
             }
             Some(_) => None,
             // Nobody knows yet.

@@ -166,7 +166,7 @@ fn startable(member: &MemberFacts, binary: &BinaryFacts, declared: &InstanceSpec
         return Err("its data folder is gone: bring it back, or \"valkeeper restore\" what was set aside".to_owned());
     }
     // One that awaits its data from elsewhere has none to lose.
-    if member.is_unborn() || member.marker.seed == Some(Seed::Awaited) {
+    if member.is_unborn() || matches!(member.marker.seed, Some(Seed::Awaited | Seed::Spoiled { .. })) {
         return Ok(declared.clone());
     }
     let asked_for = member.marker.applied.settings.get("appendonly").is_some_and(|value| value == "yes");

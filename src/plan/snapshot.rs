@@ -43,6 +43,8 @@ pub(super) enum Next {
         fenced: bool,
     },
     Carry(Made),
+    /// The snapshot of the source is broken, or was broken on its way: another one is needed.
+    Void,
     /// One of the two is not up: its own decision brings it there.
     Wait,
 }
@@ -123,7 +125,9 @@ pub(super) fn next(fellows: &[Fellow<'_>], source: usize, target: Option<usize>,
     let counts = |made: &&Made| if made.fenced { !is_open } else { may_lose };
     let made = from.member.marker.snapshot.as_ref().and_then(Snapshot::made).filter(counts);
     let has = |made: &Made| to.member.marker.seed == Some(Seed::Placed { id: made.id.clone() });
+    let spoiled = |made: &Made| to.member.marker.seed == Some(Seed::Spoiled { id: made.id.clone() });
     match (made, is_open) {
+        (Some(made), _) if spoiled(made) => Next::Void,
         (_, true) if !may_lose => turn(source, RoleStage::Fence, Overlay::FENCED),
         (Some(made), _) if has(made) && down => Next::Wait,
         (None, _) => Next::Take { fenced: !is_open },

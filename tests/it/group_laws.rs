@@ -216,7 +216,7 @@ impl World {
                     self.snapshots.entry(made.id.clone()).or_insert((*holds, !made.fenced));
                 }
                 match &member.marker.seed {
-                    Some(Seed::Awaited) => *holds = 0,
+                    Some(Seed::Awaited | Seed::Spoiled { .. }) => *holds = 0,
                     Some(Seed::Placed { id }) => *holds = self.snapshots[id].0,
                     Some(Seed::Opened { .. }) | None => {}
                 }

@@ -424,3 +424,25 @@ fn a_move_that_is_reverted_in_its_cut_over_goes_back_to_the_source() {
     assert!(fs::read_to_string(pair.config("n1")).unwrap().contains(fence), "it is not fenced");
     put_back(&pair, writers);
 }
+
+#[test]
+fn a_deleted_group_is_brought_back_from_its_primary() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    assert_eq!(pair.client("n1").ask("SET kept yes"), "+OK");
+    pair.declare("\"n1\", \"n2\"", "a", "ensure = \"absent\"");
+    pair.site().applied();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    let which = pair.site().run(&["restore", "cache", "--yes"]).expect(1).says("--node");
+    which.says("node n1,").says("node n2 (a replica),");
+    pair.site().run(&["restore", "cache", "--node", "n1", "--yes"]).expect(0).says("is back");
+    pair.site().applied();
+    pair.site().settled();
+    for node in ["n1", "n2"] {
+        let begun = Instant::now();
+        while pair.client(node).ask("GET kept") != "yes" {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{node}");
+        }
+    }
+}

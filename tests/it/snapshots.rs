@@ -187,6 +187,44 @@ fn a_snapshot_that_is_gone_at_its_source_is_written_again() {
 }
 
 #[test]
+fn a_snapshot_that_is_broken_at_its_source_is_written_again() {
+    let (pair, before) = begun(30, is_on_its_way);
+    let [file] = <[PathBuf; 1]>::try_from(cargo(&pair, "n1")).unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let end = bytes.len() - 100;
+    bytes[end] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let ran = pair.site().applied();
+    assert!(ran.all().contains("another snapshot to be written: what arrived has another checksum"), "{}", ran.all());
+    assert_eq!(shows(&mut pair.client("n2")), before);
+}
+
+#[test]
+fn what_was_set_aside_does_not_give_way_to_a_member_that_never_had_data() {
+    let pair = Pair::new();
+    pair.declare("\"n1\"", "a", DEBUG);
+    pair.site().applied();
+    fill(&mut pair.client("n1"), 5);
+    pair.declare("\"n1\"", "b", &DEBUG.replace(SNAPSHOT, "move = \"replication\""));
+    pair.site().applied();
+    pair.site().applied();
+    let kept = || pair.site().run(&["restore", "cache", "--list"]).expect(0).all().split(", deleted").next().unwrap().to_owned();
+    let before = kept();
+    assert!(before.contains("node n1") && before.contains("MiB"), "{before}");
+    pair.declare("\"n1\"", "a", DEBUG);
+    let mut apply = pair.site().command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !marker(&pair, "n1").contains("state = \"awaited\"") {
+        assert!(apply.try_wait().unwrap().is_none(), "it was not seen");
+    }
+    apply.kill().unwrap();
+    apply.wait().unwrap();
+    pair.declare("\"n1\"", "b", DEBUG);
+    pair.site().applied();
+    pair.site().settled();
+    assert_eq!(kept(), before);
+}
+
+#[test]
 fn a_move_that_is_reverted_before_it_opens_gives_all_of_it_back() {
     for moment in [is_made as fn(&Pair) -> bool, is_on_its_way, |pair| marker(pair, "n2").contains("state = \"placed\"")] {
         let (pair, before) = begun(30, moment);

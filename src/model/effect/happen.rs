@@ -77,12 +77,18 @@ fn set_aside(node: &mut NodeFacts, instance: &InstanceName) {
         uid: member.marker.uid.clone(),
         deleted_at: node.observed_at,
         bytes: 0,
+        followed: member.role_applied().follows.is_some(),
     };
-    if let Some(port) = member.spec.disk.seen().and_then(InstanceSpec::port) {
+    let (port, is_vessel) = (member.spec.disk.seen().and_then(InstanceSpec::port), member.marker.is_vessel());
+    if let Some(port) = port {
         node.ports_in_use.remove(&port);
     }
-    node.set_aside.retain(|older| older.uid != kept.uid || older.instance != kept.instance);
-    node.set_aside.push(kept);
+    let is_older = |older: &SetAside| older.uid == kept.uid && older.instance == kept.instance;
+    // A vessel holds nothing that could take the place of an earlier copy.
+    if !(is_vessel && node.set_aside.iter().any(is_older)) {
+        node.set_aside.retain(|older| !is_older(older));
+        node.set_aside.push(kept);
+    }
     node.members.remove(instance);
 }
 

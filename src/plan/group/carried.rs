@@ -123,6 +123,7 @@ impl<'a> Group<'a> {
                 }
             }
             (Next::Empty, Some(target)) => self.empty(decision, target),
+            (Next::Void, _) => self.note(decision, source, |marker| Marker { snapshot: None, ..marker }),
             (Next::Take { fenced }, _) => self.ship(decision, source, Shipping::Take { fenced: *fenced }),
             (Next::Carry(made), Some(target)) => {
                 self.ship(decision, target, Shipping::Carry { source: from.place.node.clone(), made: made.clone() });
@@ -158,10 +159,13 @@ impl<'a> Group<'a> {
 
     /// Notes that what a member holds is nothing of its own any more.
     fn empty(&self, decision: &mut Decision, place: usize) {
+        self.note(decision, place, |marker| Marker { seed: Some(Seed::Awaited), snapshot: None, ..marker });
+    }
+
+    fn note(&self, decision: &mut Decision, place: usize, change: impl FnOnce(Marker) -> Marker) {
         let Some(member) = self.members.get(place) else { return };
         let before = member.place.member.marker.clone();
-        let after = Marker { seed: Some(Seed::Awaited), snapshot: None, ..before.clone() };
-        if let Some(change) = Change::new(before, after) {
+        if let Some(change) = Change::new(before.clone(), change(before)) {
             decision.step(self.name, member.place.node, Action::Mark(Box::new(change)), Cause::Bookkeeping);
         }
     }

@@ -28,7 +28,7 @@ impl Group<'_> {
         let from = self.members.get(source)?;
         let target = self.members.iter().find(|member| member.place.node == to);
         let now = match next {
-            Some(Next::Take { .. }) => MoveStage::Save,
+            Some(Next::Take { .. } | Next::Void) => MoveStage::Save,
             Some(Next::Carry(_)) => MoveStage::Carry,
             Some(Next::Turn(turn)) => match turn.stage {
                 RoleStage::Fence | RoleStage::CallOff => MoveStage::Fence,

@@ -98,6 +98,7 @@ fn observed(lie: &str, look: Look) -> Reply {
                 uid: "../../../../../etc".to_owned(),
                 deleted_at: facts.observed_at,
                 bytes: u64::MAX,
+                followed: false,
             };
             facts.set_aside = vec![kept; 100_000];
         }
