@@ -37,6 +37,8 @@ pub struct Plan {
     pub unknown: BTreeSet<Way>,
     /// Instances whose members are not where they shall be, in the order of their names.
     pub moves: Vec<Move>,
+    /// Instances that are there and stay: what comes and goes of these is a member.
+    pub stays: BTreeSet<InstanceName>,
 }
 
 /// One action on one node, with why and at what cost.

@@ -24,7 +24,7 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::action::Action;
-use crate::model::desired::{Desired, Mode};
+use crate::model::desired::{Desired, Ensure, Mode};
 use crate::model::live::{Live, NodeFacts, Observed, SetAside};
 use crate::model::moves::Move;
 use crate::model::name::{InstanceName, NodeName};
@@ -97,6 +97,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         Observed::Unseen { unseen } => Some((name.clone(), unseen.clone())),
         Observed::Seen(_) => None,
     });
+    let stays = stays(&steps, desired, &found);
     Plan {
         fleet: desired.fleet.clone(),
         revision: desired.revision.clone(),
@@ -107,7 +108,23 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         notes: result.notes,
         unknown: result.unknown,
         moves: result.moves,
+        stays,
     }
+}
+
+/// Of whom something is made or deleted, though the instance was there before and is to be there.
+fn stays(steps: &[Step], desired: &Desired, found: &Found<'_>) -> BTreeSet<InstanceName> {
+    let comes_or_goes = |step: &&Step| matches!(step.action, Action::CreateInstance(_) | Action::DeleteInstance { .. });
+    let subject = |step: &Step| match &step.subject {
+        Subject::Instance(name) => Some(name.clone()),
+        Subject::Fleet => None,
+    };
+    let named: BTreeSet<InstanceName> = steps.iter().filter(comes_or_goes).filter_map(subject).collect();
+    let is_wanted = |name: &InstanceName| desired.instances.get(name).is_some_and(|instance| instance.ensure == Ensure::Present);
+    let stands = found.instances.iter().filter(|(name, places)| {
+        named.contains(*name) && is_wanted(name) && places.ours.iter().any(|place| !place.member.is_unborn())
+    });
+    stands.map(|(name, _)| (*name).clone()).collect()
 }
 
 /// May there be something to do under an approval once this is held no more?

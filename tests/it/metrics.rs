@@ -112,6 +112,7 @@ fn plan() -> Plan {
         unseen: std::collections::BTreeMap::new(),
         notes: Vec::new(),
         unknown: Default::default(),
+        stays: Default::default(),
         moves: Vec::new(),
     }
 }

@@ -152,7 +152,9 @@ fn changes(plan: &Plan, desired: &Desired, live: &Live, wanted: fn(&Step) -> boo
         let steps: Vec<&Step> = steps.into_iter().filter(|step| wanted(step)).collect();
         let Some(first) = steps.first() else { continue };
         let has = |kind: fn(&Action) -> bool| steps.iter().any(|step| kind(&step.action));
-        let actions = if has(|action| matches!(action, Action::CreateInstance(_))) {
+        let actions = if plan.stays.contains(name) {
+            vec!["update"]
+        } else if has(|action| matches!(action, Action::CreateInstance(_))) {
             vec!["create"]
         } else if has(|action| matches!(action, Action::DeleteInstance { .. } | Action::Purge { .. })) {
             vec!["delete"]

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use crate::model::action::Action;
 use crate::model::desired::Desired;
 use crate::model::live::Live;
+use crate::model::name::InstanceName;
 use crate::model::plan::{Cause, Plan, Step, Subject};
 
 pub use authority::Authority;
@@ -53,9 +54,11 @@ enum Verb {
 }
 
 impl Verb {
-    fn of(steps: &[&Step]) -> Self {
+    fn of(plan: &Plan, name: &InstanceName, steps: &[&Step]) -> Self {
         let has = |wanted: fn(&Action) -> bool| steps.iter().any(|step| wanted(&step.action));
-        if has(|action| matches!(action, Action::CreateInstance(_))) {
+        if plan.stays.contains(name) {
+            Self::Change
+        } else if has(|action| matches!(action, Action::CreateInstance(_))) {
             Self::Add
         } else if has(|action| matches!(action, Action::DeleteInstance { .. } | Action::Purge { .. })) {
             Self::Remove
@@ -88,11 +91,12 @@ fn by_subject(plan: &Plan) -> BTreeMap<&Subject, Vec<&Step>> {
 pub fn counts(plan: &Plan) -> Counts {
     let mut counts = Counts { held: plan.held.len(), ..Counts::default() };
     for (subject, steps) in by_subject(plan) {
-        match (subject, Verb::of(&steps)) {
-            (Subject::Fleet, _) | (Subject::Instance(_), Verb::Note) => {}
-            (Subject::Instance(_), Verb::Add) => counts.add += 1,
-            (Subject::Instance(_), Verb::Change) => counts.change += 1,
-            (Subject::Instance(_), Verb::Remove) => counts.remove += 1,
+        let Subject::Instance(name) = subject else { continue };
+        match Verb::of(plan, name, &steps) {
+            Verb::Note => {}
+            Verb::Add => counts.add += 1,
+            Verb::Change => counts.change += 1,
+            Verb::Remove => counts.remove += 1,
         }
     }
     counts

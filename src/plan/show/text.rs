@@ -8,31 +8,36 @@ use crate::model::desired::{Desired, Reach};
 use crate::model::live::{Live, Server};
 use crate::model::marker::Marker;
 use crate::model::name::InstanceName;
-use crate::model::plan::{Cause, Plan, Step, Subject};
+use crate::model::plan::{Cause, Step, Subject};
 use crate::model::size::show_duration;
 
 /// Renders a plan. The last line is [`super::summary`].
 pub fn text(view: &View<'_>) -> String {
     let mut out = Page::default();
-    let View { desired, live, plan, rest } = view;
+    let View { desired, live: _, plan, rest } = view;
     let groups = by_subject(plan);
     let instances = groups.iter().filter_map(|(subject, steps)| match subject {
         Subject::Instance(name) => Some((name, steps)),
         Subject::Fleet => None,
     });
     for (name, steps) in instances {
-        let verb = Verb::of(steps);
-        let place = steps.first().map(|step| place(desired, name, step)).unwrap_or_default();
-        out.line(1, &format!("{} instance {name}{place}", verb.sign()));
+        let verb = Verb::of(plan, name, steps);
+        out.line(1, &format!("{} instance {name}{}", verb.sign(), place(desired, name, steps)));
+        let is_spread = steps.iter().any(|step| steps.first().is_some_and(|first| first.node != step.node));
+        let mut on = None;
         for step in steps {
-            show_step(&mut out, step, desired, live);
+            if is_spread && on != Some(&step.node) {
+                on = Some(&step.node);
+                out.line(2, &format!("on node {}:", step.node));
+            }
+            show_step(&mut out, step, view);
         }
         out.blank();
     }
     records(&mut out, &groups);
     section(&mut out, "Not seen:", plan.unseen.iter().map(|(node, why)| format!("! node {node}: {why}")));
     section(&mut out, "Moves:", plan.moves.iter().flat_map(moves::lines));
-    held_back(&mut out, plan, desired, live);
+    held_back(&mut out, view);
     section(&mut out, "Notes:", plan.notes.iter().map(|note| format!(". {}", words::note(note))));
     let then = rest.iter().enumerate().flat_map(|(pass, later)| {
         later
@@ -83,7 +88,8 @@ fn section(out: &mut Page, title: &str, lines: impl Iterator<Item = String>) {
 }
 
 /// What is held, why, and what it would do: a reviewer approves that.
-fn held_back(out: &mut Page, plan: &Plan, desired: &Desired, live: &Live) {
+fn held_back(out: &mut Page, view: &View<'_>) {
+    let plan = view.plan;
     if plan.held.is_empty() {
         return;
     }
@@ -91,7 +97,7 @@ fn held_back(out: &mut Page, plan: &Plan, desired: &Desired, live: &Live) {
     for held in &plan.held {
         out.line(1, &format!("! instance {}: {}: {}", held.instance, held.what, words::held_reason(&held.reason)));
         for step in held.withheld.iter().filter(|step| step.cause != Cause::Bookkeeping) {
-            show_step(out, step, desired, live);
+            show_step(out, step, view);
         }
     }
     out.blank();
@@ -108,17 +114,21 @@ fn records(out: &mut Page, groups: &std::collections::BTreeMap<&Subject, Vec<&St
     }
 }
 
-fn place(desired: &Desired, name: &InstanceName, step: &Step) -> String {
+fn place(desired: &Desired, name: &InstanceName, steps: &[&Step]) -> String {
     let mut parts = Vec::new();
     if let Some(instance) = desired.instances.get(name) {
         parts.extend(instance.tenant.iter().map(|tenant| format!("tenant {tenant}")));
         parts.push(format!("shard {}", instance.shard));
     }
-    parts.push(format!("node {}", step.node));
+    let nodes: std::collections::BTreeSet<&str> = steps.iter().map(|step| step.node.as_str()).collect();
+    let nodes: Vec<&str> = nodes.into_iter().collect();
+    parts.push(format!("{} {}", if nodes.len() == 1 { "node" } else { "nodes" }, nodes.join(", ")));
     format!(" ({})", parts.join(", "))
 }
 
-fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
+fn show_step(out: &mut Page, step: &Step, view: &View<'_>) {
+    let View { desired, live, plan, rest: _ } = view;
+    let stays = matches!(&step.subject, Subject::Instance(name) if plan.stays.contains(name));
     let binary = live.seen(&step.node).map(|(_, binary)| binary);
     let cause = words::cause(step.cause);
     let costs = words::costs(step);
@@ -164,7 +174,8 @@ fn show_step(out: &mut Page, step: &Step, desired: &Desired, live: &Live) {
         }
         Action::Mark(change) => mark(out, change.before(), change.after(), &tail),
         Action::DeleteInstance { uid: _ } => {
-            out.line(3, &format!("- everything {tail}"));
+            let what = if stays { "this member; the instance stays" } else { "everything" };
+            out.line(3, &format!("- {what} {tail}"));
             out.line(5, &format!("its data is set aside for {}", show_duration(desired.guard.retain_deleted)));
         }
         Action::Purge { uid } => {

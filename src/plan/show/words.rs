@@ -258,7 +258,9 @@ fn no_primary(why: &str) -> String {
 }
 
 fn foreign_failover(node: &NodeName) -> String {
-    format!("somebody began a FAILOVER of its server on node {node}: let it end, or end it with FAILOVER ABORT")
+    format!(
+        "somebody began a FAILOVER of its server on node {node}: let it end, or have whoever began it end it (FAILOVER ABORT)"
+    )
 }
 
 fn foreign_target(node: &NodeName, why: &str) -> String {
