@@ -10,6 +10,7 @@ use super::schema;
 use crate::model::binary::ours;
 use crate::model::desired::{Ensure, Located, MoveBy, Origin};
 use crate::model::name::{InstanceName, NodeName, SettingName, ShardName, TenantName};
+use crate::model::role;
 
 /// The settings that keys of their own stand for.
 const MAXMEMORY: &str = "maxmemory";
@@ -78,6 +79,11 @@ fn read_settings(reader: &mut Reader<'_>, fields: Fields<'_>) -> WrittenSettings
             let setting = reader.field(&schema::CONFIG, name.span(), value);
             let name = Located { value: &**name.get_ref(), at: Origin { end: setting.whole.start, ..setting.whole } };
             if let (Some(name), Some(value)) = (setting_name(reader, &name, setting), setting_value(reader, &name, setting)) {
+                if role::is_fence(&name, &value) {
+                    let title = format!("setting {name}: {value} is how valkeeper closes a server to writes");
+                    reader.push(Problem::new(title, setting.whole, "no write would be taken").help("say a smaller number"));
+                    continue;
+                }
                 settings.insert(name, Located { value, at: setting.whole });
             }
         }

@@ -226,6 +226,7 @@ impl Server {
             input_bytes_per_second: 0,
             program_replaced: false,
             databases_used: None,
+            unsaved_changes: 0,
             aof_rewriting: false,
             connections: Connections::default(),
         })
@@ -262,6 +263,9 @@ pub struct Running {
     /// How many databases its keys take: one more than the highest that holds any. Nothing: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub databases_used: Option<u64>,
+    /// Writes since its last snapshot; what expires does not count (`rdb_changes_since_last_save`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unsaved_changes: u64,
     /// An AOF rewrite runs or is due.
     #[serde(default)]
     pub aof_rewriting: bool,

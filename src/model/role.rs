@@ -149,6 +149,11 @@ pub enum Link {
     },
 }
 
+/// Would a declared setting be taken for the fence?
+pub fn is_fence(name: &SettingName, value: &str) -> bool {
+    name.as_str() == FENCE_SETTING && value == FENCE
+}
+
 /// The user as which members follow each other, with the passwords of these.
 pub fn user(passwords: &[PasswordHash], is_dual_channel: bool) -> WantedUser {
     let mut user = AclUser::closed();

@@ -302,7 +302,7 @@ impl Ship {
                 member.marker.snapshot = Some(Snapshot::Begun { run, saves: 0, file, fenced: *fenced });
             }
             Self::AwaitSave => {
-                member.data.rdb = true;
+                member.has_saved();
                 let fenced = member.marker.snapshot.as_ref().is_some_and(Snapshot::is_fenced);
                 member.marker.snapshot = Some(Snapshot::Saved { fenced });
             }

@@ -58,6 +58,7 @@ pub async fn look(
         input_bytes_per_second: input_rate(&info),
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
+        unsaved_changes: number("rdb_changes_since_last_save"),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
         connections: Connections { total: number("connected_clients").saturating_sub(1), by_user: None },
     };

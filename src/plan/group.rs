@@ -422,9 +422,9 @@ impl<'a> Group<'a> {
                 if self.leave(scene, decision, primary, member, since) {
                     return;
                 }
-                // Until then its clients have nowhere to go.
+                // Until the new primary is open, a replica's clients have nowhere to go.
                 let handed_over = self.members.get(primary).is_some_and(|leader| leader.on_shard);
-                handed_over.then(|| {
+                (handed_over || role.follows.is_none()).then(|| {
                     decision.notes.push(Note::Leaves { instance: self.name.clone(), node: member.place.node.clone(), since });
                     since
                 })

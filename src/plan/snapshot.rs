@@ -43,7 +43,7 @@ pub(super) enum Next {
         fenced: bool,
     },
     Carry(Made),
-    /// The snapshot of the source is broken, or was broken on its way: another one is needed.
+    /// The snapshot of the source is broken, or was broken on its way, or is not all of the data: another one is needed.
     Void,
     /// One of the two is not up: its own decision brings it there.
     Wait,
@@ -77,7 +77,7 @@ pub(super) fn source(fellows: &[Fellow<'_>], move_by: MoveBy) -> Option<usize> {
     let fenced: Vec<usize> = with(Overlay::FENCED).filter(|(_, fellow)| is_fenced(fellow)).map(|(place, _)| place).collect();
     // A switch-over by replication that came so far is finished first. One that does not answer may be the primary: only what was
     // never opened, or gave its data away, is known not to be.
-    let promoted = |fellow: &Fellow<'_>| fellow.member.role_on_disk().is_some_and(|role| role.follows.is_some());
+    let promoted = |fellow: &Fellow<'_>| fellow.member.role_on_disk().is_some_and(|role| role != Overlay::FENCED);
     let apart = |fellow: &Fellow<'_>| fellow.member.marker.is_vessel() || gave_away(fellows, fellow);
     let unclear = |fellow: &Fellow<'_>| in_force(fellow).is_none() && !apart(fellow);
     if open.is_empty() && (with(Overlay::FENCED).any(|(_, fellow)| promoted(fellow)) || fellows.iter().any(unclear)) {
@@ -126,8 +126,10 @@ pub(super) fn next(fellows: &[Fellow<'_>], source: usize, target: Option<usize>,
     let made = from.member.marker.snapshot.as_ref().and_then(Snapshot::made).filter(counts);
     let has = |made: &Made| to.member.marker.seed == Some(Seed::Placed { id: made.id.clone() });
     let spoiled = |made: &Made| to.member.marker.seed == Some(Seed::Spoiled { id: made.id.clone() });
+    // Somebody lifted the fence meanwhile, and put it back.
+    let overtaken = |made: &Made| made.fenced && super::migration::up(from.member).is_some_and(|up| up.unsaved_changes > 0);
     match (made, is_open) {
-        (Some(made), _) if spoiled(made) => Next::Void,
+        (Some(made), _) if spoiled(made) || overtaken(made) => Next::Void,
         (_, true) if !may_lose => turn(source, RoleStage::Fence, Overlay::FENCED),
         (Some(made), _) if has(made) && down => Next::Wait,
         (None, _) => Next::Take { fenced: !is_open },

@@ -128,6 +128,9 @@ impl World {
         } else {
             BTreeSet::new()
         };
+        if self.tells {
+            eprintln!("a pass without {unseen:?}");
+        }
         *self.sim.unseen.lock().unwrap() = unseen;
         if self.rng.random_bool(0.3) {
             let (node, name) = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
@@ -299,6 +302,7 @@ impl World {
             *has += 1;
             *acknowledged = (*acknowledged).max(*has);
             running.replication.offset = *has;
+            running.unsaved_changes += 1;
         }
         for (name, nodes) in open.into_iter().filter(|(_, nodes)| nodes.len() > 1) {
             self.sim.law(format!("{name} takes writes on {nodes:?}"));

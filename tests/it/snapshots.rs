@@ -200,6 +200,17 @@ fn a_snapshot_that_is_broken_at_its_source_is_written_again() {
 }
 
 #[test]
+fn a_snapshot_after_which_somebody_lifted_the_fence_is_not_used() {
+    let (pair, _) = begun(5, is_made);
+    let mut client = pair.client("n1");
+    assert_eq!(client.ask("CONFIG SET min-replicas-to-write 0"), "+OK");
+    assert_eq!(client.ask("SET later acknowledged"), "+OK");
+    assert_eq!(client.ask("CONFIG SET min-replicas-to-write 1000000"), "+OK");
+    pair.site().applied();
+    assert_eq!(pair.client("n2").ask("GET later"), "acknowledged");
+}
+
+#[test]
 fn what_was_set_aside_does_not_give_way_to_a_member_that_never_had_data() {
     let pair = Pair::new();
     pair.declare("\"n1\"", "a", DEBUG);

@@ -136,7 +136,7 @@ impl MemberFacts {
             Effect::Start => self.start(binary),
             Effect::Stop => self.stop(binary),
             Effect::AwaitAof | Effect::RewriteAof => self.data.aof = true,
-            Effect::Snapshot => self.data.rdb = true,
+            Effect::Snapshot => self.has_saved(),
             Effect::DropAof => self.data.aof = false,
             Effect::Ship(ship) => ship.happen(self),
             Effect::ConfigSet(values) => self.config_set(values, binary),
@@ -159,6 +159,14 @@ impl MemberFacts {
             | Effect::SetAside
             | Effect::Purge { .. }
             | Effect::BringBack { .. } => {}
+        }
+    }
+
+    /// All that it holds is in a snapshot.
+    pub(in crate::model) fn has_saved(&mut self) {
+        self.data.rdb = true;
+        if let Server::Up(running) = &mut self.server {
+            running.unsaved_changes = 0;
         }
     }
 
@@ -202,6 +210,7 @@ impl MemberFacts {
             used_memory_bytes: 0,
             input_bytes_per_second: 0,
             databases_used,
+            unsaved_changes: 0,
             aof_rewriting: false,
             connections: Connections::default(),
         });
