@@ -37,13 +37,14 @@ impl Acting {
             let layout = &node.layout;
             let marker = read_marker(node, name)?.marker;
             check_uid(&marker.uid)?;
-            let folder = layout.set_aside(name, &marker.uid);
-            if marker.is_vessel() && files::exists(&folder.join(SET_ASIDE_MARKER)) {
-                return remove_vessel(layout, name);
-            }
-            // What an earlier stay of the same instance on this node left gives way to the newer copy. Where the data is not in
-            // its place any more, it is what was set aside a moment ago.
-            if files::exists(&folder.join(SET_ASIDE_MARKER)) && files::exists(&layout.data(name)) {
+            let kept = layout.set_aside(name, &marker.uid);
+            let has_copy = files::exists(&kept.join(SET_ASIDE_MARKER));
+            // What waits for a snapshot holds nothing of its own, and must not take the place of a copy from an earlier stay.
+            let is_purged = marker.is_vessel() && has_copy;
+            let folder = if is_purged { going(layout, name, &marker.uid) } else { kept };
+            // Any other member's is the newer copy, to which the earlier one gives way. Where the data is not in its place any
+            // more, it is what was set aside a moment ago.
+            if has_copy && !is_purged && files::exists(&layout.data(name)) {
                 remove_set_aside(layout, name, &marker.uid)?;
             }
             files::make_folder(&folder)?;
@@ -65,7 +66,8 @@ impl Acting {
             files::remove(&layout.socket(name).path())?;
             layout.pid(name).map_or(Ok(()), |pid| files::remove(&pid))?;
             UnitFiles::remove(layout, name)?;
-            Ok(files::carry(&layout.marker(name), &folder.join(SET_ASIDE_MARKER))?)
+            files::carry(&layout.marker(name), &folder.join(SET_ASIDE_MARKER))?;
+            if is_purged { Ok(files::remove_folder(&folder)?) } else { Ok(()) }
         })
         .await
     }
@@ -103,21 +105,14 @@ impl Acting {
     }
 }
 
-/// What waits for a snapshot holds nothing of its own, and must not take the place of an earlier copy. The marker goes last.
-fn remove_vessel(layout: &Layout, name: &InstanceName) -> Result<(), Halt> {
-    cargo::clear(layout, name, None)?;
-    files::remove_folder(&layout.data(name))?;
-    for file in [Some(layout.config(name)), Some(layout.credential(name)), Some(layout.socket(name).path()), layout.pid(name)] {
-        file.map_or(Ok(()), |file| files::remove(&file))?;
-    }
-    layout.log(name).map_or(Ok(()), |log| files::remove(&log))?;
-    UnitFiles::remove(layout, name)?;
-    Ok(files::remove(&layout.marker(name))?)
+/// What is being removed for good; a sweep finishes what was cut off.
+fn going(layout: &Layout, name: &InstanceName, uid: &str) -> PathBuf {
+    layout.set_aside_root().join(format!("{name}-{uid}{PURGING}"))
 }
 
 fn remove_set_aside(layout: &Layout, name: &InstanceName, uid: &str) -> Result<(), Halt> {
     // One rename first: half of it must not look like something that can be restored.
-    let going = layout.set_aside_root().join(format!("{name}-{uid}{PURGING}"));
+    let going = going(layout, name, uid);
     files::rename(&layout.set_aside(name, uid), &going)?;
     Ok(files::remove_folder(&going)?)
 }

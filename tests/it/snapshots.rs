@@ -124,15 +124,20 @@ fn begun(megabytes: u32, is_there: impl Fn(&Pair) -> bool) -> (Pair, Vec<String>
     assert_eq!(client.ask("GET soon"), "nothing");
     let before = shows(&mut client);
     pair.declare("\"n1\"", "b", DEBUG);
+    interrupt(&pair, is_there);
+    (pair, before)
+}
+
+/// What is declared is applied until this is seen, and then killed.
+fn interrupt(pair: &Pair, is_there: impl Fn(&Pair) -> bool) {
     let mut apply = pair.site().command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let since = Instant::now();
-    while !is_there(&pair) {
+    while !is_there(pair) {
         assert!(since.elapsed() < Duration::from_secs(20) && apply.try_wait().unwrap().is_none(), "it was not seen");
         std::thread::sleep(Duration::from_millis(1));
     }
     apply.kill().unwrap();
     apply.wait().unwrap();
-    (pair, before)
 }
 
 fn marker(pair: &Pair, node: &str) -> String {
@@ -223,12 +228,7 @@ fn what_was_set_aside_does_not_give_way_to_a_member_that_never_had_data() {
     let before = kept();
     assert!(before.contains("node n1") && before.contains("MiB"), "{before}");
     pair.declare("\"n1\"", "a", DEBUG);
-    let mut apply = pair.site().command(&["apply", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !marker(&pair, "n1").contains("state = \"awaited\"") {
-        assert!(apply.try_wait().unwrap().is_none(), "it was not seen");
-    }
-    apply.kill().unwrap();
-    apply.wait().unwrap();
+    interrupt(&pair, |pair| marker(pair, "n1").contains("state = \"awaited\""));
     pair.declare("\"n1\"", "b", DEBUG);
     pair.site().applied();
     pair.site().settled();
