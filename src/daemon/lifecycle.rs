@@ -128,10 +128,11 @@ fn state(wanted: bool, standing: Option<Standing<'_>>, steps: &[&Step]) -> State
         None if wanted => State::Pending,
         None => State::Deleted,
         Some(Stage::Provisioning) => State::Provisioning,
-        Some(Stage::Deleting) if !wanted => State::Deleting,
         // What goes of an instance that is wanted is a member.
-        Some(Stage::Active) if !wanted && has(|action| matches!(action, Action::DeleteInstance { .. })) => State::Deleting,
-        Some(Stage::Active | Stage::Deleting) => State::Active,
+        Some(Stage::Active | Stage::Deleting) if wanted => State::Active,
+        Some(Stage::Deleting) => State::Deleting,
+        Some(Stage::Active) if has(|action| matches!(action, Action::DeleteInstance { .. })) => State::Deleting,
+        Some(Stage::Active) => State::Active,
     }
 }
 

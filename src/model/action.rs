@@ -68,7 +68,7 @@ pub enum Action {
         why: Option<String>,
     },
     /// Changes only what the marker says; no server is touched. But where it says that a member leaves to whom no other role
-    /// tells it, its clients' connections are closed.
+    /// tells it, or that a farewell is owed no more, its clients' connections are closed.
     Mark(Box<Change<Marker>>),
     DeleteInstance {
         uid: String,

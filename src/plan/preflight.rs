@@ -82,7 +82,7 @@ pub(super) fn version(runs: &str, node: &NodeName, binary: &BinaryFacts) -> Resu
 /// Is there room on the source's disk for a snapshot of what it has in memory?
 pub(super) fn snapshot(scene: &Scene<'_>, source: &Place<'_>) -> Result<(), HeldReason> {
     let needed_bytes = up(source.member).map_or(0, |running| running.used_memory_bytes);
-    scene.room.write(source.node, source.facts, needed_bytes)
+    scene.room.check_disk(source.node, source.facts, needed_bytes)
 }
 
 /// Of `8.0.1`: `8.0`.

@@ -71,7 +71,7 @@ impl<'a> Room<'a> {
         let size = max_memory(spec);
         // Who keeps nothing still receives its data as a file.
         let needed_bytes = if persists { size.max(data_bytes).saturating_mul(COPIES_ON_DISK) } else { data_bytes };
-        self.write(node, facts, needed_bytes)?;
+        self.check_disk(node, facts, needed_bytes)?;
         self.resize(node, 0, size)?;
         if let Some(free_bytes) = facts.capacity.disk_free_bytes {
             let disk = self.disks.entry(node.clone()).or_insert(Disk { coming_bytes: 0, free_bytes });
@@ -84,7 +84,7 @@ impl<'a> Room<'a> {
     ///
     /// # Errors
     /// When there is not.
-    pub(super) fn write(&self, node: &NodeName, facts: &NodeFacts, more_bytes: u64) -> Result<(), HeldReason> {
+    pub(super) fn check_disk(&self, node: &NodeName, facts: &NodeFacts, more_bytes: u64) -> Result<(), HeldReason> {
         let coming = self.disks.get(node).map_or(0, |disk| disk.coming_bytes);
         let needed_bytes = coming.saturating_add(more_bytes);
         match (facts.capacity.disk_free_bytes, self.desired.guard.without_room) {

@@ -77,14 +77,13 @@ impl<'a> Group<'a> {
         let next = snapshot::next(&fellows, source, target, self.instance.move_by);
         drop(fellows);
         match why_not {
-            None => self.take_part(scene, decision, source, target, &next),
             Some(_) if is_open => {}
             // A snapshot that cannot be begun would keep the source closed for nothing.
             Some(reason) if matches!(next, Next::Take { .. }) && self.is_unwritten(source) => {
                 decision.hold(self.name, "move the data", reason);
                 self.take(decision, &Turn { of: source, stage: RoleStage::CallOff, after: Twin::both(Overlay::OPEN) });
             }
-            Some(_) => self.take_part(scene, decision, source, target, &next),
+            Some(_) | None => self.take_part(scene, decision, source, target, &next),
         }
         Some(next)
     }

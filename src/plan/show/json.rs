@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::words;
-use super::{View, by_subject, counts, step_line};
+use super::{Verb, View, by_subject, counts, step_line};
 use crate::model::action::{Action, Opening};
 use crate::model::desired::Desired;
 use crate::model::live::Live;
@@ -151,15 +151,10 @@ fn changes(plan: &Plan, desired: &Desired, live: &Live, wanted: fn(&Step) -> boo
         let Subject::Instance(name) = subject else { continue };
         let steps: Vec<&Step> = steps.into_iter().filter(|step| wanted(step)).collect();
         let Some(first) = steps.first() else { continue };
-        let has = |kind: fn(&Action) -> bool| steps.iter().any(|step| kind(&step.action));
-        let actions = if plan.stays.contains(name) {
-            vec!["update"]
-        } else if has(|action| matches!(action, Action::CreateInstance(_))) {
-            vec!["create"]
-        } else if has(|action| matches!(action, Action::DeleteInstance { .. } | Action::Purge { .. })) {
-            vec!["delete"]
-        } else {
-            vec!["update"]
+        let actions = match Verb::of(plan, name, &steps) {
+            Verb::Add => vec!["create"],
+            Verb::Remove => vec!["delete"],
+            Verb::Change | Verb::Note => vec!["update"],
         };
         let before = narrowed(live, &first.node, name);
         let mut after = before.clone();
