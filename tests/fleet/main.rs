@@ -14,6 +14,8 @@
 mod base;
 mod by_hand;
 mod cgroup;
+#[path = "../it/chance.rs"]
+mod chance;
 mod cleanup;
 #[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
 #[path = "../it/client.rs"]

@@ -13,6 +13,7 @@ use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::base::Suite;
+use crate::chance::{seed, soak};
 use crate::daemon::Daemon;
 use crate::host::Host;
 use crate::proxy::Proxy;
@@ -194,12 +195,10 @@ impl Traveller {
 
     /// Each trouble at one effect or, in a soak, at all of them.
     fn through(&mut self, troubles: &[Trouble]) {
-        let seed = std::env::var("VALKEEPER_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
-        eprintln!("lab: VALKEEPER_SEED={seed} repeats these cases");
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = StdRng::seed_from_u64(seed());
         let mut cases: Vec<(Trouble, usize)> = Vec::new();
         for trouble in troubles {
-            if std::env::var_os("VALKEEPER_SOAK").is_some() {
+            if soak() {
                 cases.extend((1..=self.effects).map(|effect| (*trouble, effect)));
             } else {
                 cases.push((*trouble, random.random_range(1..=self.effects)));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::crash::seed;
+use crate::chance::{seed, soak};
 use crate::site::{Client, Ran, Site};
 use crate::support::{Tmpfs, signal};
 
@@ -420,7 +420,7 @@ fn files_of_a_node_that_turn_to_nonsense_lose_no_data() {
     let random = &mut StdRng::seed_from_u64(seed());
     let site = site();
     let files = ["instances/one.toml", "config/one.conf", "data/one/users.acl", "fleet-prod.toml", "run/one.pid", "lock"];
-    let rounds = if std::env::var_os("VALKEEPER_SOAK").is_some() { 200 } else { 60 };
+    let rounds = if soak() { 200 } else { 60 };
     for round in 0..rounds {
         let file = format!("state/{}", files[random.random_range(0..files.len())]);
         let good = fs::read(site.path(&file)).unwrap();

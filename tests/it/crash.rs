@@ -13,22 +13,13 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::chance::{seed, soak};
 use crate::site::{Client, Site};
 use crate::support::signal;
 
 const PASSWORD: &str = "crash-test-secret";
 const INSTANCES: [&str; 3] = ["a", "b", "c"];
 const KEYS: usize = 300;
-
-pub fn seed() -> u64 {
-    let seed = std::env::var("VALKEEPER_SEED").ok().map_or_else(rand::random, |text| text.parse().unwrap());
-    eprintln!("VALKEEPER_SEED={seed}");
-    seed
-}
-
-pub fn soak() -> bool {
-    std::env::var_os("VALKEEPER_SOAK").is_some()
-}
 
 fn hash() -> String {
     use sha2::{Digest as _, Sha256};

@@ -20,6 +20,7 @@ use valkeeper::model::role::{self, Link, Overlay};
 use valkeeper::model::snapshot::{Seed, Snapshot, SnapshotId};
 use valkeeper::plan::plan;
 
+use crate::chance::soak;
 use crate::sim::{Fault, Sim};
 use crate::world;
 
@@ -32,7 +33,7 @@ fn every_world_of_groups_settles_and_loses_nothing() {
     if let Ok(seed) = std::env::var("VALKEEPER_SEED") {
         return World::run(seed.parse().expect("VALKEEPER_SEED is a number"));
     }
-    let worlds: u64 = if std::env::var_os("VALKEEPER_SOAK").is_some() { 30_000 } else { 1_000 };
+    let worlds: u64 = if soak() { 30_000 } else { 1_000 };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         for thread in 0..threads {

@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod chance;
 mod cli;
 mod client;
 mod contract;

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::crash::{seed, soak};
+use crate::chance::{seed, soak};
 use crate::daemon;
 use crate::moves::Pair;
 use crate::ran::follow;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::crash::soak;
+use crate::chance::soak;
 use crate::moves::{PASSWORD, Pair};
 use crate::site::Client;
 

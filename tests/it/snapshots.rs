@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::chance::soak;
 use crate::moves::Pair;
 use crate::site::Client;
 use crate::writers::Writers;
@@ -261,7 +262,7 @@ fn a_move_that_is_reverted_before_it_opens_gives_all_of_it_back() {
 #[test]
 fn a_move_as_a_snapshot_that_is_killed_anywhere_is_finished_and_loses_nothing() {
     let seed = std::env::var("VALKEEPER_SEED").map_or(5, |seed| seed.parse().unwrap());
-    let rounds = if std::env::var_os("VALKEEPER_SOAK").is_some() { 300 } else { 10 };
+    let rounds = if soak() { 300 } else { 10 };
     eprintln!("seed {seed}");
     let random = &mut StdRng::seed_from_u64(seed);
     let pair = Pair::new();

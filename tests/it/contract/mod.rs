@@ -21,7 +21,7 @@ use valkeeper::reconcile::{self, Applied};
 
 /// How much is run: `few` of it as a rule, `all` of it in a soak.
 fn count(few: usize, all: usize) -> usize {
-    if std::env::var_os("VALKEEPER_SOAK").is_some() { all } else { few }
+    if crate::chance::soak() { all } else { few }
 }
 
 fn seeded(what: &str) -> StdRng {

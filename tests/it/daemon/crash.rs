@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::{Daemon, PASSWORD, Post, instance, soak};
-use crate::crash::seed;
+use super::{Daemon, PASSWORD, Post, instance};
+use crate::chance::{seed, soak};
 use crate::support::signal;
 
 const INSTANCES: [&str; 3] = ["a", "b", "c"];

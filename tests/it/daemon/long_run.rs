@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::{PASSWORD, Post, feed, instance, is_settled, open_files, process_status, soak};
-use crate::crash::seed;
+use super::{PASSWORD, Post, feed, instance, is_settled, open_files, process_status};
+use crate::chance::{seed, soak};
 use crate::support::signal;
 
 const STORM: u32 = 1000;

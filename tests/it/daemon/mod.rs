@@ -317,10 +317,6 @@ fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-fn soak() -> bool {
-    std::env::var_os("VALKEEPER_SOAK").is_some()
-}
-
 /// A program whose input is a text.
 fn feed(mut command: Command, input: &str) {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
