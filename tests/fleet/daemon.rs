@@ -12,9 +12,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::base::Suite;
+use crate::host::Host;
 use crate::lab::{PATIENCE, until};
 use crate::ran::{Ran, finish};
-use crate::site::{Site, instance, within};
+use crate::site::{Site, instance, timed, within};
+
+/// Instances of each host.
+const EACH: usize = 20;
 
 /// A running `valkeeper run` over a site; killed when dropped.
 pub struct Daemon<'a> {
@@ -125,40 +129,64 @@ fn message(status: &Value, node: &str) -> String {
     status["nodes"][node]["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// One instance on each host, with this setting.
-fn one_each(site: &Site, timeout: u32) -> String {
-    let one = |name: &str| instance(&format!("on-{name}"), name, &format!("timeout = {timeout}"));
-    site.lab.hosts.iter().map(|host| one(&host.name)).collect()
+/// The instances of a site: those of a host are named as the host, with numbers.
+fn names(site: &Site) -> impl Iterator<Item = (&str, String)> {
+    site.lab.hosts.iter().flat_map(|host| (1..=EACH).map(|number| (host.name.as_str(), format!("{}-{number}", host.name))))
 }
 
-fn timeout_of(site: &Site, node: &str) -> String {
-    site.operator(node, &format!("on-{node}")).ask("CONFIG GET timeout")
+/// The sixty, with this setting.
+fn declare(site: &Site, timeout: u32) {
+    let one = |(node, name): (&str, String)| instance(&name, node, &format!("timeout = {timeout}"));
+    site.declare(&names(site).map(one).collect::<String>());
+}
+
+/// Have all instances of these nodes this setting?
+fn have(site: &Site, nodes: &[&str], timeout: u32) -> bool {
+    let of_them = names(site).filter(|(node, _)| nodes.contains(node));
+    let found = |(node, name): (&str, String)| site.operator(node, &name).ask("CONFIG GET timeout");
+    of_them.map(found).all(|found| found == format!("timeout {timeout}"))
 }
 
 #[test]
 #[ignore = "boots hosts: make test-fleet"]
-fn one_node_in_trouble_keeps_no_other_from_its_due() {
+fn the_daemon_keeps_sixty_instances_through_trouble_by_itself() {
     let site = Site::of([Suite::Bookworm; 3]);
-    site.declare(&one_each(&site, 1));
+    declare(&site, 1);
     let daemon = Daemon::start(&site, "d");
-    daemon.until("settled", is_settled);
-    a_node_that_is_cut_off_is_unseen_and_catches_up(&site, &daemon);
-    sshd_and_agents_may_restart(&site, &daemon);
-    an_agent_that_hangs_holds_up_its_own_node(&site, &daemon);
+    timed("the daemon makes sixty instances", || daemon.settles());
+    for (node, name) in names(&site) {
+        assert_eq!(site.client(node, &name).ask("SET kept yes"), "+OK");
+    }
+    for trouble in
+        [a_node_that_is_cut_off_is_unseen_and_catches_up, sshd_and_agents_may_restart, an_agent_that_hangs_holds_up_its_own_node]
+    {
+        trouble(&site, &daemon);
+        site.settled();
+    }
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    drop(daemon);
+    of_two_daemons_one_acts_and_the_other_takes_over(&site);
+    site.settled();
+    for host in &site.lab.hosts {
+        let units = host.ssh(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "valkey@*"]);
+        let running = units.lines().filter(|line| line.contains(" active running ")).count();
+        assert_eq!((running, units.lines().count()), (EACH, EACH), "{units}");
+    }
+    for (node, name) in names(&site) {
+        assert_eq!(site.client(node, &name).ask("GET kept"), "yes", "{name}");
+    }
 }
 
 fn a_node_that_is_cut_off_is_unseen_and_catches_up(site: &Site, daemon: &Daemon<'_>) {
     let n3 = site.host("n3");
     n3.cut_network();
-    site.declare(&one_each(site, 2));
-    let others =
-        |status: &Value| status["instances"]["on-n1"]["requested"] == 0 && status["instances"]["on-n2"]["requested"] == 0;
+    declare(site, 2);
     within(Duration::from_secs(30), || {
-        until("the others get theirs", || timeout_of(site, "n1") == "timeout 2" && timeout_of(site, "n2") == "timeout 2");
+        until("the others get theirs", || have(site, &["n1", "n2"], 2));
+        let others = |status: &Value| ["n1-1", "n2-20"].iter().all(|name| status["instances"][name]["requested"] == 0);
         let status = daemon.until("n3 is unseen", |status| !is_seen(status, "n3") && others(status));
         assert_ne!(message(&status, "n3"), "");
-        assert_eq!(status["instances"]["on-n3"]["held"][0]["reason"], "node-unseen");
+        assert_eq!(status["instances"]["n3-1"]["held"][0]["reason"], "node-unseen");
     });
     daemon.say(&["status"]).expect(4).says("n3: unseen");
     // The others lose nothing by it: a pass does not wait for a node that is known to be away.
@@ -166,72 +194,80 @@ fn a_node_that_is_cut_off_is_unseen_and_catches_up(site: &Site, daemon: &Daemon<
     assert!(status["last_pass"]["seconds"].as_f64().unwrap() < 5.0, "{status:#}");
     n3.heal_network();
     daemon.until("settled again", |status| is_settled(status) && is_seen(status, "n3"));
-    assert_eq!(timeout_of(site, "n3"), "timeout 2");
+    assert!(have(site, &["n3"], 2));
 }
 
 fn sshd_and_agents_may_restart(site: &Site, daemon: &Daemon<'_>) {
     let n2 = site.host("n2");
     n2.ssh(&["systemctl", "restart", "ssh.service"]);
-    site.declare(&one_each(site, 3));
+    declare(site, 3);
     daemon.settles();
-    let agents = || n2.ssh(&["pidof", "valkeeper"]);
-    let before = agents();
-    n2.ssh(&[&["kill", "-KILL"][..], &before.split_whitespace().collect::<Vec<_>>()].concat());
-    site.declare(&one_each(site, 4));
+    // Between two steps, and in the midst of some.
+    kill_agents(n2);
+    declare(site, 4);
     within(Duration::from_secs(20), || daemon.settles());
-    assert_eq!(timeout_of(site, "n2"), "timeout 4");
+    declare(site, 5);
+    until("it has begun", || names(site).any(|(node, name)| site.operator(node, &name).ask("CONFIG GET timeout") == "timeout 5"));
+    kill_agents(n2);
+    within(Duration::from_secs(20), || daemon.settles());
+    assert!(have(site, &["n1", "n2", "n3"], 5));
+}
+
+fn agents(host: &Host) -> Vec<String> {
+    host.ssh(&["pidof", "valkeeper"]).split_whitespace().map(str::to_owned).collect()
+}
+
+fn tell(host: &Host, signal: &str, processes: &[String]) {
+    let processes: Vec<_> = processes.iter().map(String::as_str).collect();
+    host.ssh(&[&["kill", signal][..], &processes].concat());
+}
+
+fn kill_agents(host: &Host) {
+    tell(host, "-KILL", &agents(host));
 }
 
 fn an_agent_that_hangs_holds_up_its_own_node(site: &Site, daemon: &Daemon<'_>) {
     let n2 = site.host("n2");
-    let agents = n2.ssh(&["pidof", "valkeeper"]);
-    let agents: Vec<_> = agents.split_whitespace().collect();
-    let tell = |signal: &str| n2.ssh(&[&["kill", signal][..], &agents].concat());
-    tell("-STOP");
-    site.declare(&one_each(site, 5));
+    let hanging = agents(n2);
+    tell(n2, "-STOP", &hanging);
+    declare(site, 6);
     daemon.until("n2 is unseen", |status| !is_seen(status, "n2"));
     // A new agent can look, but the one that hangs has the right to act there.
-    within(Duration::from_secs(40), || {
-        until("the others get theirs", || timeout_of(site, "n1") == "timeout 5" && timeout_of(site, "n3") == "timeout 5");
-    });
-    let status = daemon.until("n2 says why", |status| status["instances"]["on-n2"]["state"] == "failed");
-    assert!(status["instances"]["on-n2"]["message"].as_str().unwrap().contains("hangs there"), "{status:#}");
-    assert_eq!(timeout_of(site, "n2"), "timeout 4");
-    tell("-CONT");
+    within(Duration::from_secs(40), || until("the others get theirs", || have(site, &["n1", "n3"], 6)));
+    let status = daemon.until("n2 says why", |status| status["instances"]["n2-1"]["state"] == "failed");
+    assert!(status["instances"]["n2-1"]["message"].as_str().unwrap().contains("hangs there"), "{status:#}");
+    assert!(have(site, &["n2"], 5));
+    tell(n2, "-CONT", &hanging);
     daemon.until("settled again", is_settled);
-    assert_eq!(timeout_of(site, "n2"), "timeout 5");
+    assert!(have(site, &["n2"], 6));
 }
 
-#[test]
-#[ignore = "boots hosts: make test-fleet"]
-fn of_two_daemons_one_acts_and_the_other_takes_over() {
-    let site = Site::of([Suite::Bookworm; 2]);
-    site.declare(&one_each(&site, 1));
-    let first = Daemon::start(&site, "first");
+fn of_two_daemons_one_acts_and_the_other_takes_over(site: &Site) {
+    let first = Daemon::start(site, "first");
     first.until("settled", is_settled);
-    let second = Daemon::start(&site, "second");
+    let second = Daemon::start(site, "second");
     let is_watching = |status: &Value| status["last_pass"]["result"] == "watching";
     let status = second.until("watching", is_watching);
     let holder = format!("valkeeper run (process {} on ", first.pid());
     assert!(status["watching"].as_str().unwrap().contains(&holder), "{status:#}");
     second.say(&["status"]).says("only watching");
-    site.declare(&one_each(&site, 2));
+    declare(site, 7);
     first.settles();
     assert!(!second.log().contains("change settings"), "{}", second.log());
 
     // A killed one is followed at once; what it had begun is found as it is.
     first.signal(Signal::KILL);
-    site.declare(&one_each(&site, 3));
+    declare(site, 8);
     within(Duration::from_secs(20), || second.settles());
     drop(first);
 
     // One that is cut off says nothing any more, and its agents give up after 30 seconds.
-    let third = Daemon::start(&site, "third");
+    let third = Daemon::start(site, "third");
     third.until("watching", is_watching);
     second.signal(Signal::STOP);
-    site.declare(&one_each(&site, 4));
+    declare(site, 9);
     within(Duration::from_secs(60), || third.settles());
-    assert_eq!(timeout_of(&site, "n1"), "timeout 4");
+    assert!(have(site, &["n1", "n2", "n3"], 9));
     second.signal(Signal::CONT);
     second.until("watching", is_watching);
     third.until("settled", is_settled);

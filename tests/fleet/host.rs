@@ -220,13 +220,13 @@ impl Host {
         self.ssh(&["ip", "route", "del", "blackhole", &other.address]);
     }
 
-    /// Has its kernel handle packets by these rules, until it loses its power.
-    pub fn rule_packets(&self, rules: &str) {
+    /// Has its kernel handle packets by these rules, until it loses its power. Gives what of them is to be listed.
+    pub fn rule_packets(&self, rules: &str) -> String {
         let first = self.groups.iter().flat_map(|group| processes(group)).find(|process| is_first(*process));
         let first = first.expect("it has power").as_raw_nonzero().to_string();
         let file = self.root.with_file_name("rules");
         fs::write(&file, rules).unwrap();
-        run::must(run::program("nsenter").args(["--net", "--target", &first, "nft", "--file"]).arg(file));
+        run::must(run::program("nsenter").args(["--net", "--target", &first, "nft", "--file"]).arg(file))
     }
 
     fn set_port(&self, name: &str, state: &str) {
