@@ -62,6 +62,17 @@ pub fn memory() -> u64 {
     info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
+/// How much of it programs could still take without swapping. Bytes; nothing where the kernel does not tell.
+pub fn memory_available() -> Option<u64> {
+    available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// Of the lines of proc_meminfo(5), whose `kB` are of 1,024 bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A new password that nobody knows.
 pub fn new_password() -> Secret {
     Secret::new(rand::rng().sample_iter(Alphanumeric).take(PASSWORD_CHARS).map(char::from).collect())
@@ -80,6 +91,13 @@ mod tests {
     fn another_folder_is_another_identity() {
         assert_eq!(identity(Path::new("/a")), identity(Path::new("/a")));
         assert_ne!(identity(Path::new("/a")), identity(Path::new("/b")));
+    }
+
+    #[test]
+    fn available_memory_is_told_by_the_kernel() {
+        assert_eq!(available("MemTotal:  9 kB\nMemFree:    1 kB\nMemAvailable:       3 kB\n"), Some(3072));
+        assert_eq!(["", "MemAvailable: much\n", "MemAvailable: 3 MB\n"].map(available), [None; 3]);
+        assert!(memory_available().unwrap() < memory());
     }
 
     #[test]

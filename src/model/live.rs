@@ -113,6 +113,9 @@ pub struct Capacity {
     pub disk_free_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_total_bytes: Option<u64>,
+    /// What programs could still take without swapping, caches given up (`MemAvailable` of proc_meminfo(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_available_bytes: Option<u64>,
 }
 
 impl Capacity {
@@ -332,4 +335,16 @@ pub struct SetAside {
     /// It followed another member.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub followed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_another_release_may_say_less_of_its_room_or_more() {
+        let said = r#"{"memory_total_bytes":9,"of_a_later_release":true}"#;
+        let expected = Capacity { memory_total_bytes: Some(9), ..Capacity::default() };
+        assert_eq!(serde_json::from_str::<Capacity>(said).unwrap(), expected);
+    }
 }

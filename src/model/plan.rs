@@ -384,6 +384,8 @@ pub enum Note {
     UndeclaredUser { instance: InstanceName, user: UserName },
     /// Its instances may take more memory together than the node has.
     MemoryShort { node: NodeName, declared_bytes: u64, total_bytes: u64 },
+    /// More comes to the memory of a node than is available there now: it would have room if nothing else took it.
+    MemoryTaken { node: NodeName, coming_bytes: u64, available_bytes: u64 },
     /// More comes to the disk of a node than is free there.
     DiskShort { node: NodeName, coming_bytes: u64, free_bytes: u64 },
     /// A member whose node is no longer of the shard stays for a while, for the sake of its clients.

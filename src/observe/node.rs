@@ -135,7 +135,12 @@ async fn capacity(node: &Arc<LocalNode>) -> Result<Capacity, LookError> {
     read(node, |layout| {
         let disk = machine::disk(&layout.data_root());
         let (disk_total_bytes, disk_free_bytes) = disk.unzip();
-        Ok(Capacity { disk_total_bytes, disk_free_bytes, memory_total_bytes: Some(machine::memory()) })
+        Ok(Capacity {
+            disk_total_bytes,
+            disk_free_bytes,
+            memory_total_bytes: Some(machine::memory()),
+            memory_available_bytes: machine::memory_available(),
+        })
     })
     .await
 }

@@ -33,19 +33,24 @@ struct Memory<'a> {
     /// For people: the first node of the machine.
     node: &'a NodeName,
     total_bytes: Option<u64>,
+    /// What nothing has taken yet. It differs from look to look, so it decides nothing, and is told only where it is too little.
+    available_bytes: Option<u64>,
     /// The sum of `maxmemory` of all members there, whoever's they are.
     declared_bytes: u64,
+    /// By how much this plan lets that sum grow.
+    coming_bytes: u64,
 }
 
 impl<'a> Room<'a> {
     pub(super) fn new(desired: &'a Desired, live: &'a Live) -> Self {
         let mut machines = BTreeMap::new();
         for (node, facts) in live.seen_nodes() {
-            let total_bytes = facts.capacity.memory_total_bytes;
             let place = machines.entry(machine(desired, node).cloned()).or_insert_with(|| Memory {
                 node,
-                total_bytes,
+                total_bytes: facts.capacity.memory_total_bytes,
+                available_bytes: facts.capacity.memory_available_bytes,
                 declared_bytes: 0,
+                coming_bytes: 0,
             });
             let members = facts.members.values().filter_map(|member| match &**member {
                 Member::Marked(member) => Some(of_member(member)),
@@ -113,20 +118,32 @@ impl<'a> Room<'a> {
             }
             (Some(_), WithoutRoom::Warn) | (None, _) => {
                 place.declared_bytes = needed_bytes;
+                place.coming_bytes = place.coming_bytes.saturating_add(after.saturating_sub(before));
                 Ok(())
             }
         }
     }
 
-    /// The machines of which more is declared than they have, and the disks to which more comes than is free.
+    /// The machines of which more is declared than they have, or to which more comes than they have left, and the disks to
+    /// which more comes than is free.
     pub(super) fn notes(self) -> impl Iterator<Item = Note> {
-        let memory = self.machines.into_values().filter_map(|Memory { node, total_bytes, declared_bytes }| {
-            let total_bytes = total_bytes.filter(|total| declared_bytes > *total)?;
-            Some(Note::MemoryShort { node: node.clone(), declared_bytes, total_bytes })
-        });
+        let memory = self.machines.into_values().filter_map(Memory::note);
         let disks = self.disks.into_iter().filter(|(_, disk)| disk.coming_bytes > disk.free_bytes);
         let disks = disks.map(|(node, Disk { coming_bytes, free_bytes })| Note::DiskShort { node, coming_bytes, free_bytes });
         memory.chain(disks)
+    }
+}
+
+impl Memory<'_> {
+    /// One at most: of a machine that is too small anyway, it says nothing new that it is full.
+    fn note(self) -> Option<Note> {
+        let Self { node, total_bytes, available_bytes, declared_bytes, coming_bytes } = self;
+        let node = node.clone();
+        if let Some(total_bytes) = total_bytes.filter(|total| declared_bytes > *total) {
+            return Some(Note::MemoryShort { node, declared_bytes, total_bytes });
+        }
+        let available_bytes = available_bytes.filter(|available| coming_bytes > *available)?;
+        Some(Note::MemoryTaken { node, coming_bytes, available_bytes })
     }
 }
 

@@ -14,6 +14,8 @@ const SYSTEMD_MIN: u32 = 247;
 const VALKEY_MAJOR_MIN: u32 = 8;
 /// Less free disk than this is worth a warning. Bytes.
 const DISK_FREE_MIN: u64 = 1 << 30;
+/// Less available memory than this is worth a warning: one instance of the default size, and the fork that saves it. Bytes.
+const MEMORY_AVAILABLE_MIN: u64 = 128 << 20;
 
 /// What a host said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,8 @@ pub struct Survey {
     server_version: String,
     account: bool,
     disk_free_bytes: Option<u64>,
-    pub memory_bytes: Option<u64>,
+    memory_total_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
     overcommit: String,
     hugepages: String,
     /// Of our program there: its SHA-256 in hex, and what it says of itself.
@@ -118,7 +121,8 @@ fn read(said: &str) -> Option<Survey> {
         account: !value("account").is_empty(),
         // The fourth column of POSIX `df -P`: available.
         disk_free_bytes: value("disk").split_ascii_whitespace().nth(3).and_then(kib),
-        memory_bytes: kib(&value("memory")),
+        memory_total_bytes: kib(&value("memory")),
+        memory_available_bytes: kib(&value("available")),
         overcommit: value("overcommit"),
         hugepages: value("hugepages"),
         program: (!digest.is_empty()).then_some((digest, ours)),
@@ -128,7 +132,7 @@ fn read(said: &str) -> Option<Survey> {
 impl Survey {
     /// All that was looked at, in the order in which it matters.
     pub fn findings(&self) -> Vec<Finding> {
-        vec![self.rights(), self.init(), self.server(), self.disk(), self.overcommit(), self.hugepages()]
+        vec![self.rights(), self.init(), self.server(), self.disk(), self.memory(), self.overcommit(), self.hugepages()]
     }
 
     /// Nothing that was found keeps it from being a node.
@@ -180,6 +184,17 @@ impl Survey {
         }
     }
 
+    fn memory(&self) -> Finding {
+        const CURE: &str = "an instance takes its max_memory_mb, 64 if nothing is declared, and more while it is saved";
+        match (self.memory_total_bytes, self.memory_available_bytes) {
+            (Some(total), Some(available)) => {
+                let found = format!("{} available of {}", show_size(available), show_size(total));
+                if available < MEMORY_AVAILABLE_MIN { warning("memory", found, CURE) } else { good("memory", found) }
+            }
+            (_, _) => warning("memory", "not known".to_owned(), CURE),
+        }
+    }
+
     fn overcommit(&self) -> Finding {
         let found = format!("vm.overcommit_memory = {}", self.overcommit);
         match self.overcommit.as_str() {
@@ -221,8 +236,8 @@ mod tests {
 
     const HOST: &str = "Welcome!\nvalkeeper survey\nuser root\nroot yes\nsystem Linux\nmachine x86_64\nrelease Debian GNU/Linux 12 (bookworm)\n\
         systemd systemd 252 (252.39-1~deb12u1)\ninit systemd\nserver /usr/bin/valkey-server\nversion Valkey server v=8.0.1 sha=00000000:0\n\
-        account 101\ndisk /dev/vda 1000 10 2000000 1% /\nmemory 2048\novercommit 1\nhugepages always [madvise] never\ndigest abc\n\
-        ours valkeeper 0.1.0\nend of survey\n";
+        account 101\ndisk /dev/vda 1000 10 2000000 1% /\nmemory 2048000\navailable 1048576\n\
+        overcommit 1\nhugepages always [madvise] never\ndigest abc\nours valkeeper 0.1.0\nend of survey\n";
 
     fn found(from: &str, to: &str) -> Vec<Finding> {
         let survey = read(&HOST.replace(from, to)).unwrap();
@@ -235,7 +250,6 @@ mod tests {
         assert_eq!(found("", ""), []);
         assert!(survey.is_fit());
         assert_eq!(survey.program, Some(("abc".to_owned(), "valkeeper 0.1.0".to_owned())));
-        assert_eq!(survey.memory_bytes, Some(2 << 20));
     }
 
     #[test]
@@ -248,6 +262,9 @@ mod tests {
             ("Valkey server v=8.0.1 sha=00000000:0", "", "valkey-server", Grade::Bad),
             ("account 101", "account ", "valkey-server", Grade::Bad),
             ("2000000", "2000", "disk", Grade::Warning),
+            ("available 1048576", "available 65536", "memory", Grade::Warning),
+            // Kernels before 3.14.
+            ("available 1048576", "available ", "memory", Grade::Warning),
             ("overcommit 1", "overcommit 0", "overcommit", Grade::Warning),
             ("always [madvise]", "[always] madvise", "huge pages", Grade::Warning),
         ] {

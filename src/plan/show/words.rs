@@ -312,6 +312,12 @@ pub(super) fn note(note: &Note) -> String {
             show_size(*declared_bytes),
             show_size(*total_bytes)
         ),
+        Note::MemoryTaken { node, coming_bytes, available_bytes } => format!(
+            "what comes to the memory of node {node} may take {} together, more than the {} that are available there now: something \
+             else has the rest",
+            show_size(*coming_bytes),
+            show_size(*available_bytes)
+        ),
         Note::DiskShort { node, coming_bytes, free_bytes } => format!(
             "what comes to the disk of node {node} may take {} together, more than the {} that are free there",
             show_size(*coming_bytes),
