@@ -37,6 +37,7 @@ mod proxy;
 mod ran;
 mod run;
 mod secrets;
+mod service;
 mod site;
 mod versions;
 #[path = "../it/writers.rs"]
