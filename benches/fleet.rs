@@ -2,7 +2,7 @@
 //! controller with 1,000 nodes. Prints figures and ratios; asserts no time.
 //!
 //! The hosts are those of `tests/fleet/`, which need root; where they cannot be booted that is said, and the controller is
-//! measured all the same. `cargo bench --bench fleet -- hosts` leaves the controller out. `ANSIBLE_PLAYBOOK` names the `ansible-playbook` to use; nothing: the one of `PATH`.
+//! measured all the same. `cargo bench --bench fleet -- hosts` leaves the controller out, and `moves` takes the moves between two hosts alone. `ANSIBLE_PLAYBOOK` names the `ansible-playbook` to use; nothing: the one of `PATH`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,6 +20,9 @@ mod ansible;
 mod base;
 #[path = "../tests/fleet/cgroup.rs"]
 mod cgroup;
+#[expect(dead_code, reason = "shared with the tests, which use more of it")]
+#[path = "../tests/it/client.rs"]
+mod client;
 mod control;
 mod controller;
 #[expect(dead_code, reason = "shared with tests/fleet, which uses more of it")]
@@ -47,7 +50,8 @@ fn main() {
     if controller::is_a_part() {
         return;
     }
-    if !std::env::args().any(|argument| argument == "hosts") {
+    let asked = |part: &str| std::env::args().any(|argument| argument == part);
+    if !asked("hosts") && !asked("moves") {
         controller::measure();
     }
     if let Some(why) = hosts::unable() {
@@ -55,11 +59,15 @@ fn main() {
         return;
     }
     let hosts = Hosts::new();
+    if asked("moves") {
+        return hosts::moves::measure(&hosts);
+    }
     let created = creating(&hosts);
     let looked = looking(&hosts);
     passes(&hosts);
     hosts.declare("absent");
     hosts.valkeeper(&["apply", "--yes"]);
+    hosts::moves::measure(&hosts);
     match Playbook::new(&hosts) {
         Ok(playbook) => against(&playbook, created, looked),
         Err(why) => println!("not compared with Ansible: {why}"),

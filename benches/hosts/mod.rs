@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::base::Suite;
 use crate::control;
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::run;
+
+pub mod moves;
 
 pub const INSTANCES: usize = 60;
 const EACH: usize = 20;
@@ -56,14 +59,8 @@ impl Hosts {
 
     /// Writes the text: all instances are to be `present`, or `absent`.
     pub fn declare(&self, ensure: &str) {
-        let mut text = "[fleet]\nname = \"bench\"\n[guard]\nmax_deletes = 100\n".to_owned();
-        for host in &self.lab.hosts {
-            let (name, address) = (&host.name, &host.address);
-            let _infallible = write!(
-                text,
-                "[nodes.{name}]\nssh = \"{name}\"\naddress = \"{address}\"\n\
-                 [shards.{name}]\nnodes = [\"{name}\"]\nports = \"6400-6499\"\n"
-            );
+        let mut text = String::new();
+        for Host { name, .. } in &self.lab.hosts {
             for instance in names(name) {
                 let _infallible = write!(
                     text,
@@ -75,6 +72,20 @@ impl Hosts {
                 );
             }
         }
+        self.write("", &text);
+    }
+
+    /// Writes the text: all hosts as nodes, each with a shard of its name, and this.
+    fn write(&self, guard: &str, instances: &str) {
+        let mut text = format!("[fleet]\nname = \"bench\"\n[guard]\nmax_deletes = 100\n{guard}");
+        for Host { name, address, .. } in &self.lab.hosts {
+            let _infallible = write!(
+                text,
+                "[nodes.{name}]\nssh = \"{name}\"\naddress = \"{address}\"\n\
+                 [shards.{name}]\nnodes = [\"{name}\"]\nports = \"6400-6499\"\n"
+            );
+        }
+        text.push_str(instances);
         fs::write(self.folder.join("fleet.toml"), text).expect("a file");
     }
 
