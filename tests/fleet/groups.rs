@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::base::Suite;
 use crate::lab::until;
 use crate::site::{PASSWORD, Site, hash};
+use crate::writers::Writers;
 
 fn declare(site: &Site, shard: &str, keys: &str) {
     let hash = hash(PASSWORD);
@@ -15,7 +16,7 @@ fn declare(site: &Site, shard: &str, keys: &str) {
         &format!(
             "[shards.both]\nnodes = [\"n1\", \"n2\"]\nports = \"6500-6509\"\n\
              [instances.cache]\nshard = \"{shard}\"\n{keys}\n[instances.cache.users.app]\n\
-             password_sha256 = \"{hash}\"\nprivileges = [\"+@all\", \"-@admin\"]\n"
+             password_sha256 = \"{hash}\"\nprivileges = [\"+@all\", \"-@admin\", \"+config|get\"]\n"
         ),
     );
 }
@@ -58,7 +59,9 @@ fn a_group_on_two_hosts_follows_hands_over_and_moves() {
         if node == "n1" {
             a_way_that_is_closed_holds_the_move(&site, "n2", "n1");
         }
+        let writers = Writers::start(&site.places("cache"));
         site.applied();
+        writers.end().whole(&format!("lab: a move to {node}"), 200);
         site.applied();
         site.settled();
         for key in ["first", "killed", "booted", "handed-over"] {
@@ -149,7 +152,9 @@ fn an_instance_moves_as_a_snapshot_between_hosts_that_cannot_reach_each_other() 
     }
     declare(&site, "on-n2", keys);
     site.run(&["plan"]).expect(2).says("take over the snapshot from node n1");
+    let writers = Writers::start(&site.places("cache"));
     site.applied();
+    writers.end().whole("lab: a move as a snapshot", 50);
     site.applied();
     site.settled();
     let holds = |key: u32| site.client("n2", "cache").ask(&format!("GET key:{key}")) == format!("{key:01000}");

@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::host::Host;
 use crate::lab::{Lab, Wanted};
 use crate::ran::{Ran, finish};
+use crate::writers::Places;
 
 /// Of the users that [`instance`] declares.
 pub const PASSWORD: &str = "lab-battery-staple";
@@ -100,6 +101,13 @@ impl Site {
     #[track_caller]
     pub fn settled(&self) {
         self.run(&["plan"]).expect(0).says("No changes.");
+    }
+
+    /// Where writers find an instance, whichever host it is on. Its user `app` may read the fence.
+    pub fn places(&self, instance: &str) -> Places {
+        let file = format!("/etc/valkey/instances/{instance}.conf");
+        let configs = self.lab.hosts.iter().map(|host| (host.file(&file), host.address.parse().unwrap())).collect();
+        Places { configs, user: "app", password: PASSWORD, patience: Duration::from_secs(2) }
     }
 
     /// A connection to an instance as its user `app`.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::chance::soak;
 use crate::moves::{PASSWORD, Pair};
 use crate::site::Client;
+use crate::writers::Writers;
 
 /// `DEBUG` is there.
 const SETTINGS: &str = "config = { enable-debug-command = \"yes\", save = \"\" }\n";
@@ -56,8 +57,11 @@ fn whatever_kind_of_data_moves_is_the_same_afterwards() {
     let before = shown(&mut client);
     assert!(before.iter().any(|shown| shown.contains("alice")), "{before:?}");
     for (shard, node) in [("b", "n2"), ("a", "n1")] {
+        let writers = Writers::start(&pair.places());
         pair.declare("\"n1\"", shard, SETTINGS);
         pair.site().applied();
+        // They take what they wrote away again.
+        writers.end().whole(&format!("data of every kind, to {node}"), 50);
         let mut client = pair.client(node);
         assert_eq!(shown(&mut client), before, "on {node}");
     }
@@ -93,6 +97,7 @@ fn ten_million_keys_move_and_are_the_same() {
     }
     let before = say(&pair, "n1", &["DEBUG", "DIGEST"]);
     pair.declare("\"n1\"", "b", &settings);
+    let writers = Writers::start(&pair.places());
     let begun = Instant::now();
     let log = std::fs::File::create(pair.site().path("log")).unwrap();
     let mut apply = pair.command(&["apply", "--yes"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -106,6 +111,7 @@ fn ten_million_keys_move_and_are_the_same() {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(status.success(), "{}", pair.site().read("log"));
+    writers.end().whole(&format!("{} keys", each * 10), 50);
     eprintln!("{} keys moved in {:?}; the controller had {most} kB at most", each * 10, begun.elapsed());
     assert_eq!(say(&pair, "n2", &["DBSIZE"]), (each * 10).to_string());
     assert_eq!(say(&pair, "n2", &["DEBUG", "DIGEST"]), before);

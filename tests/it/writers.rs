@@ -48,6 +48,8 @@ impl Places {
 
 struct Written {
     acknowledged: Vec<u64>,
+    /// Sent again, because no answer came: each try may have been done.
+    in_doubt: BTreeSet<u64>,
     longest_gap: Duration,
     refused: BTreeSet<u64>,
 }
@@ -70,12 +72,26 @@ pub struct Account {
     /// How many were acknowledged in a second, gaps and all.
     pub rate: u64,
     pub lost: usize,
+    /// What was sent once and is there more often.
     pub twice: usize,
+    /// What is there more often because its writer had no answer, and sent it again: a client cannot know better.
+    pub twice_in_doubt: usize,
     pub longest_gap: Duration,
     /// Writes that were answered with NOREPLICAS: by a fence, and not held back by a pause.
     pub refused: usize,
     /// How often two members took writes at one moment.
     pub both_open: u64,
+}
+
+impl Account {
+    /// Fails unless everything that was acknowledged is there, and once, and no two members were ever open. Prints it all.
+    #[track_caller]
+    pub fn whole(self, told: &str, acknowledged_min: usize) -> Self {
+        eprintln!("{told}: {self:?}");
+        assert_eq!((self.lost, self.twice, self.both_open), (0, 0, 0), "{told}: {self:?}");
+        assert!(self.acknowledged >= acknowledged_min, "{told}: too few writes to tell anything: {self:?}");
+        self
+    }
 }
 
 impl Writers {
@@ -102,17 +118,28 @@ impl Writers {
         let took = self.begun.elapsed();
         let open = (0..self.places.configs.len()).find(|place| self.places.is_open(*place) == Some(true));
         let mut client = self.places.client(open.expect("no member takes writes")).unwrap();
-        let (acknowledged, longest_gap) = (0, Duration::ZERO);
-        let mut account = Account { acknowledged, rate: 0, lost: 0, twice: 0, longest_gap, refused: 0, both_open };
-        for (writer, Written { acknowledged, longest_gap, refused }) in written.into_iter().enumerate() {
+        let mut account = Account {
+            acknowledged: 0,
+            rate: 0,
+            lost: 0,
+            twice: 0,
+            twice_in_doubt: 0,
+            longest_gap: Duration::ZERO,
+            refused: 0,
+            both_open,
+        };
+        for (writer, Written { acknowledged, in_doubt, longest_gap, refused }) in written.into_iter().enumerate() {
             let list = list(self.run, writer);
             let there = client.ask(&format!("LRANGE {list} 0 -1"));
             client.ask(&format!("UNLINK {list}"));
             let there: Vec<u64> = there.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect();
-            let unique: BTreeSet<u64> = there.iter().copied().collect();
+            let mut unique = BTreeSet::new();
+            for number in there.iter().filter(|number| !unique.insert(**number)) {
+                let again = if in_doubt.contains(number) { &mut account.twice_in_doubt } else { &mut account.twice };
+                *again += 1;
+            }
             account.acknowledged += acknowledged.len();
             account.lost += acknowledged.iter().filter(|number| !unique.contains(number)).count();
-            account.twice += there.len() - unique.len();
             account.refused += refused.len();
             account.longest_gap = account.longest_gap.max(longest_gap);
         }
@@ -127,7 +154,8 @@ fn list(run: u64, writer: usize) -> String {
 
 fn write(places: &Places, list: &str, over: &AtomicBool) -> Written {
     let (mut number, mut place, mut client) = (0, 0, None);
-    let mut written = Written { acknowledged: Vec::new(), longest_gap: Duration::ZERO, refused: BTreeSet::new() };
+    let mut written =
+        Written { acknowledged: Vec::new(), in_doubt: BTreeSet::new(), longest_gap: Duration::ZERO, refused: BTreeSet::new() };
     let mut last = Instant::now();
     // What was sent is followed until it is acknowledged, so that every number is in the list in the end.
     while !over.load(Ordering::Relaxed) {
@@ -142,8 +170,10 @@ fn write(places: &Places, list: &str, over: &AtomicBool) -> Written {
             }
             Some(client) => Client::try_ask(client, &format!("RPUSH {list} {number}")),
         };
-        if reply.as_ref().is_some_and(|reply| reply.starts_with("-NOREPLICAS")) {
-            written.refused.insert(number);
+        match &reply {
+            Some(reply) if reply.starts_with("-NOREPLICAS") => drop(written.refused.insert(number)),
+            Some(_) => {}
+            None => drop(written.in_doubt.insert(number)),
         }
         if reply.is_some_and(|reply| reply.starts_with(':')) {
             written.longest_gap = written.longest_gap.max(last.elapsed());

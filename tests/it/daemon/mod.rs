@@ -6,6 +6,7 @@ mod follows;
 mod keeps;
 mod long_run;
 mod moving;
+mod refuses;
 mod reload;
 mod retries;
 mod said;
