@@ -169,10 +169,11 @@ impl Host {
 
     /// `systemctl reboot`, until it answers again.
     pub fn reboot(&self) {
-        self.try_ssh(&["systemctl", "reboot"]);
+        let asked = self.try_ssh(&["systemctl", "reboot"]);
         let mut child = self.process.lock().unwrap().take().expect("it has power");
         let mut status = None;
-        until(&format!("{} goes down", self.name), || {
+        let said = String::from_utf8_lossy(&asked.stderr);
+        until(&format!("{} goes down, after `systemctl reboot` ended with {}: {said}", self.name, asked.status), || {
             status = child.try_wait().unwrap();
             status.is_some()
         });
