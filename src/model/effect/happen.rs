@@ -104,6 +104,7 @@ impl MemberFacts {
             protect: creation.protect,
             operator: Fingerprint::of(creation.uid.as_bytes()),
             retiring: None,
+            disturbed: None,
             owes_farewell: false,
             snapshot: None,
             seed: Seed::of_new(&creation.spec.overlay()),
