@@ -287,7 +287,7 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, now
     let (before, after) = (&change.before, &change.after);
     let follows = |role: &Half<Overlay>| role.seen().map(|role| role.follows.is_some());
     let steps_down = follows(&before.memory) == Some(false) && follows(&after.memory) == Some(true);
-    let mut told = None;
+    let mut last = None;
     if let Half::Seen(role) = &after.disk {
         let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
@@ -298,7 +298,9 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, now
         if let Some(file) = &file {
             marker.applied.settings.clone_from(&file.settings);
         }
-        told = steps_down.then(|| Effect::WriteMarker(Box::new(Marker { owes_farewell: false, ..marker.clone() })));
+        let (told, back) = (Marker { owes_farewell: false, ..marker.clone() }, Marker { disturbed: None, ..marker.clone() });
+        let is_back = change.stage == RoleStage::CallOff && marker.disturbed.is_some();
+        last = steps_down.then_some(told).or(is_back.then_some(back));
         marker.owes_farewell = steps_down;
         effects.extend((marker != member.marker).then(|| Effect::WriteMarker(Box::new(marker))));
         effects.extend(file.map(Effect::WriteConfig));
@@ -319,8 +321,8 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, now
     if steps_down {
         // Last: who was held back hears READONLY or REDIRECT first, and so knows that the write was not taken.
         effects.push(Effect::Dismiss(clients(member)));
-        effects.extend(told);
     }
+    effects.extend(last.map(|marker| Effect::WriteMarker(Box::new(marker))));
     effects
 }
 

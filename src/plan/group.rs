@@ -137,7 +137,8 @@ fn endpoint(scene: &Scene<'_>, node: &NodeName, port: u16) -> Endpoint {
 
 impl<'a> Standing<'a> {
     fn fellow(&self) -> Fellow<'_> {
-        Fellow { node: self.place.node, endpoint: &self.endpoint, member: self.place.member, wanted: self.on_shard }
+        let Place { node, facts, member, .. } = self.place;
+        Fellow { node, endpoint: &self.endpoint, member, now: facts.observed_at, wanted: self.on_shard }
     }
 }
 

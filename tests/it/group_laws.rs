@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
@@ -73,6 +74,10 @@ fn no_more_members_are_out_by_our_hand_than_may_restart_at_once() {
             world.take_all(&plan.steps, 0.1);
             *world.sim.faults.lock().unwrap() = Box::new(|| Fault::None);
             world.breathe(0.3);
+            world.pass_time(0..20);
+            if world.rng.random_bool(0.3) {
+                world.sim.wake();
+            }
         }
         world.settle(&desired);
         world.has_kept_the_laws();
@@ -190,13 +195,8 @@ impl World {
             eprintln!("a pass without {unseen:?}");
         }
         *self.sim.unseen.lock().unwrap() = unseen;
-        if self.rng.random_bool(0.3) {
-            let (node, name) = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
-            if self.tells {
-                eprintln!("kill {name} on {node}");
-            }
-            self.sim.edit(&node, &name, world::kill);
-        }
+        self.pass_time(0..20);
+        self.trouble_servers();
         self.make_trouble();
         self.breathe(0.6);
         let plan = plan(desired, &self.sim.shown());
@@ -211,8 +211,44 @@ impl World {
         *self.sim.faults.lock().unwrap() = Box::new(move || match dice.random_range(0..8) {
             0 => Fault::CrashAfter(dice.random_range(0..5)),
             1 => Fault::LostReply,
+            2 => Fault::HangAt(dice.random_range(0..5)),
             _ => Fault::None,
         });
+    }
+
+    /// By the nodes' own clocks, which know nothing of each other.
+    fn pass_time(&mut self, seconds: std::ops::Range<i64>) {
+        for observed in self.sim.live.lock().unwrap().nodes.values_mut() {
+            if let Observed::Seen(facts) = observed {
+                facts.observed_at += SignedDuration::from_secs(self.rng.random_range(seconds.clone()));
+            }
+        }
+    }
+
+    /// A server goes on, is stopped by a signal, or is killed; also one that hangs.
+    fn trouble_servers(&mut self) {
+        if self.rng.random_bool(0.3) {
+            self.sim.wake();
+        }
+        let place = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
+        if self.rng.random_bool(0.3) {
+            if self.tells {
+                eprintln!("kill {} on {}", place.1, place.0);
+            }
+            self.sim.hung.lock().unwrap().remove(&place);
+            self.sim.edit(&place.0, &place.1, world::kill);
+        } else if self.rng.random_bool(0.1) && self.is_up(&place) {
+            if self.tells {
+                eprintln!("stop {} on {}", place.1, place.0);
+            }
+            self.sim.hung.lock().unwrap().insert(place, None);
+        }
+    }
+
+    fn is_up(&self, (node, name): &(NodeName, InstanceName)) -> bool {
+        let live = self.sim.shown();
+        let member = live.seen(node).and_then(|(facts, _)| facts.member(name));
+        member.is_some_and(|member| matches!(member.server, Server::Up(_)))
     }
 
     fn take_all(&mut self, steps: &[Step], flows: f64) {
@@ -354,6 +390,9 @@ impl World {
             facts.ports_in_use = facts.members.values().filter_map(listens).collect();
         }
         let mut endpoints = BTreeMap::new();
+        // Whoever hangs gives nothing, and takes nothing.
+        let hung = self.sim.hung.lock().unwrap();
+        let all: Vec<_> = all.into_iter().filter(|place| !hung.contains_key(place)).collect();
         for (node, name) in &all {
             let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { continue };
             let Some(Member::Marked(member)) = facts.members.get_mut(name).map(Arc::make_mut) else { continue };
@@ -409,6 +448,7 @@ impl World {
     }
 
     fn settle(&mut self, desired: &Desired) {
+        self.sim.wake();
         for _ in 0..PASSES_MAX {
             self.breathe(1.0);
             let plan = plan(desired, &self.sim.shown());
