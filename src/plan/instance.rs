@@ -332,9 +332,9 @@ fn up(
     }
 }
 
-/// Is it at work, or is none expected of it any more?
+/// Is it back at what it is there for? Who leaves never is, and so is known to have been the primary.
 fn is_undisturbed(member: &MemberFacts, remarks: Remarks) -> bool {
-    member.is_at_work() || remarks.retiring.is_some()
+    member.is_at_work() && remarks.retiring.is_none()
 }
 
 fn is_noted(member: &MemberFacts, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec, remarks: Remarks) -> bool {

@@ -349,7 +349,7 @@ fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
     let last = told.collect::<Vec<_>>().pop().expect("it says nothing of the move");
     let now = last["script"].as_array().unwrap().iter().find(|act| act["progress"] == "now").unwrap();
     assert_eq!((&now["stage"], &last["pace"]["attempt"]), (&"catch-up".into(), &1.into()), "{last:#}");
-    assert!(last["waits_for"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
+    assert!(last["waits_for"]["why"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
     assert_eq!(lines.last().unwrap()["stalled"], true);
 
     let said = pair.site().applied().all();

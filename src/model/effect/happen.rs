@@ -212,6 +212,7 @@ impl MemberFacts {
             input_bytes_per_second: 0,
             databases_used,
             unsaved_changes: 0,
+            saving: None,
             aof_rewriting: false,
             connections: Connections::default(),
         });
