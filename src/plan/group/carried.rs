@@ -26,6 +26,12 @@ impl<'a> Group<'a> {
         self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
     }
 
+    /// Was another member opened with the data of this one?
+    pub(super) fn gave_away(&self, place: usize) -> bool {
+        let fellows = self.fellows();
+        fellows.get(place).is_some_and(|fellow| snapshot::gave_away(&fellows, fellow))
+    }
+
     /// Decides about an instance whose data has to be carried; false: it is not.
     pub(super) fn carried(&mut self, scene: &mut Scene<'a>, decision: &mut Decision) -> bool {
         let fellows = self.fellows();
@@ -161,7 +167,7 @@ impl<'a> Group<'a> {
         self.note(decision, place, |marker| Marker { seed: Some(Seed::Awaited), snapshot: None, ..marker });
     }
 
-    fn note(&self, decision: &mut Decision, place: usize, change: impl FnOnce(Marker) -> Marker) {
+    pub(super) fn note(&self, decision: &mut Decision, place: usize, change: impl FnOnce(Marker) -> Marker) {
         let Some(member) = self.members.get(place) else { return };
         let before = member.place.member.marker.clone();
         if let Some(change) = Change::new(before.clone(), change(before)) {
