@@ -170,6 +170,10 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::PortTaken { node, port, by: Some(other) } => {
             format!("instance {other} has port {port} of node {node} now: move that one first, to a port that nobody has")
         }
+        HeldReason::PortShared { node, port } => format!(
+            "its member on node {node}, which is the same machine, has the declared port {port}: leave port out, and each member \
+             is given one of its own"
+        ),
         HeldReason::NoPortFree { ports } => {
             format!("no port from {} to {} is free: widen ports of the shard", ports.start(), ports.end())
         }
