@@ -6,10 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Decision;
-use super::migration::{self, Fellow, Stage, Turn};
+use super::migration::{self, Fellow, Stage, Turn, up};
 use super::show::held_reason;
 use crate::model::action::{Action, RoleStage};
-use crate::model::live::Running;
 use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Remaining, Site, Wait};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::Cause;
@@ -118,7 +117,8 @@ fn led<'a>(scene: &Scene<'a>, leader: &'a Fellow<'a>, turns: &[Turn]) -> Option<
         None => return None,
     };
     // Who was promoted has the history of its predecessor as its second one.
-    let has_followed = target.is_none() && old.is_some() && up(leader).is_some_and(|now| now.replication.replid2.is_some());
+    let has_followed =
+        target.is_none() && old.is_some() && up(leader.member).is_some_and(|now| now.replication.replid2.is_some());
     Some(if target.is_some() {
         Standing { now, source: Some(leader), target, is_over: false, hands_over: true, by: None }
     } else {
@@ -251,7 +251,7 @@ impl<'a> Scene<'a> {
             node: fellow.node.clone(),
             address: fellow.endpoint.to_string(),
             answers: answers(fellow).to_owned(),
-            connections: up(fellow).map_or(0, |running| running.connections.total),
+            connections: up(fellow.member).map_or(0, |running| running.connections.total),
             until: fellow.member.marker.retiring.and_then(until),
         }
     }
@@ -291,7 +291,7 @@ fn answers(fellow: &Fellow<'_>) -> &'static str {
 
 /// Of a replica that is not there yet nothing can be told.
 fn amount(leader: &Fellow<'_>, replica: &Fellow<'_>) -> Option<Amount> {
-    let (from, to) = (up(leader)?, up(replica)?);
+    let (from, to) = (up(leader.member)?, up(replica.member)?);
     let (of, done, total) = match to.replication.link.as_ref()? {
         Link::Syncing { left_bytes: 0, read_bytes } => {
             (Flow::DatasetOfUnknownSize, *read_bytes, from.used_memory_bytes.max(*read_bytes))
@@ -312,8 +312,4 @@ pub(super) fn made_at(decision: &Decision, node: &NodeName, at: impl Fn(u16) -> 
         creation.spec.port()
     });
     port.map(at)
-}
-
-fn up<'a>(fellow: &Fellow<'a>) -> Option<&'a Running> {
-    migration::up(fellow.member)
 }

@@ -57,7 +57,7 @@ impl<'a> Group<'a> {
         let port = ports::current(from.place.member);
         let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
         let target = self.members.iter().position(|member| member.place.node == node);
-        let why_not = self.judged(scene, source, target);
+        let why_not = self.unfit(scene, source, target);
         if is_open {
             let turns = self.turns();
             for place in 0..self.members.len() {
@@ -95,7 +95,7 @@ impl<'a> Group<'a> {
     }
 
     /// Why the new member could not have the data, if it could not: better known before the source takes no more writes.
-    fn judged(&self, scene: &Scene<'_>, source: usize, target: Option<usize>) -> Option<HeldReason> {
+    fn unfit(&self, scene: &Scene<'_>, source: usize, target: Option<usize>) -> Option<HeldReason> {
         let from = self.members.get(source)?;
         if self.is_unwritten(source)
             && let Err(reason) = preflight::snapshot(scene, &from.place)
