@@ -78,6 +78,10 @@ fn strike(scene: &mut Scene<'_>, name: &InstanceName, seat: Option<&Seat>) {
 fn delete(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>, place: &Place<'_>) {
     let member = place.member;
     let follows = member.role_on_disk().is_some_and(|role| role.follows.is_some());
+    // What holds up a replica holds up its primary: otherwise replicas alone are left, and nobody may take over.
+    if !follows && !decision.held.is_empty() {
+        return;
+    }
     let seated = places.seat.map_or(&[][..], |seat| &seat.nodes);
     let unseen = seated.iter().find(|node| *node != place.node && scene.live.seen(node).is_none());
     if let Some(node) = unseen.filter(|_| !follows && seated.len() > 1) {
