@@ -318,8 +318,9 @@ impl World {
         let live = self.sim.live.lock().unwrap().clone();
         let unseen = self.sim.unseen.lock().unwrap();
         let is_seen = |name: &InstanceName| {
-            let on = |node: &NodeName| live.seen(node).is_some_and(|(facts, _)| facts.member(name).is_some());
-            !unseen.iter().any(on)
+            // The roster may still place it where it left.
+            let mut seats = live.seen_nodes().flat_map(|(_, facts)| facts.records.values()).filter_map(|it| it.roster.get(name));
+            !seats.any(|seat| seat.nodes.iter().any(|node| unseen.contains(node)))
         };
         let out: Vec<_> = self.disturbed.iter().filter(|(_, name)| is_seen(name)).collect();
         if out.len() + begun.len() > desired.guard.max_restarts as usize {
