@@ -9,7 +9,7 @@ use crate::host::valkey::{Connection, ValkeyError, info_field};
 use crate::model::acl::{AclUser, parse_server_line};
 use crate::model::binary::BinaryFacts;
 use crate::model::config_file::Directive;
-use crate::model::live::{Connections, Running};
+use crate::model::live::{Connections, Running, Saving};
 use crate::model::name::{OPERATOR_USER, REPLICA_USER, UserName};
 use crate::model::password::{Fingerprint, PasswordHash, Secret};
 use crate::model::role::{Link, Replication};
@@ -60,6 +60,8 @@ pub async fn look(
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
         unsaved_changes: number("rdb_changes_since_last_save"),
+        saving: (number("rdb_bgsave_in_progress") != 0)
+            .then(|| Saving { done_keys: number("current_save_keys_processed"), total_keys: number("current_save_keys_total") }),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
         connections: Connections { total: number("connected_clients").saturating_sub(1), by_user: None },
     };
