@@ -40,6 +40,7 @@ impl Acting {
             protect: creation.protect,
             operator: operator_password.hash().fingerprint(),
             retiring: None,
+            disturbed: None,
             owes_farewell: false,
             snapshot: None,
             seed: Seed::of_new(&creation.spec.overlay()),

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::fleet::Execute;
 use crate::host::tell::Tell;
 use crate::model::moves::Move;
+use crate::model::name::NodeName;
 use crate::model::outcome::Outcome;
 use crate::model::plan::{Plan, Step, Subject};
 
@@ -88,13 +89,27 @@ pub async fn run<E: Execute>(
     let mut results = side_by_side(each, execute, pace, stop, on_event).await;
     // An instance must not be made before every seen node remembers it.
     let remembered = results.iter().all(|(_, outcome)| outcome.as_ref().is_some_and(Outcome::is_done));
-    let instances: Vec<Vec<&Step>> = groups.into_values().collect();
+    let instances = in_turn(groups.into_values());
     if remembered {
         results.extend(side_by_side(instances, execute, pace, stop, on_event).await);
     } else {
         results.extend(instances.into_iter().flatten().map(|step| (step.clone(), None)));
     }
     Report { results }
+}
+
+/// The first instance of each node, then the second of each, and so on: what is done side by side is spread over the nodes,
+/// whatever the names of instances have to do with where they are.
+fn in_turn<'a>(groups: impl IntoIterator<Item = Vec<&'a Step>>) -> Vec<Vec<&'a Step>> {
+    let mut on_node: BTreeMap<&NodeName, usize> = BTreeMap::new();
+    let mut turns: BTreeMap<usize, Vec<Vec<&Step>>> = BTreeMap::new();
+    for steps in groups {
+        let Some(first) = steps.first() else { continue };
+        let turn = on_node.entry(&first.node).or_default();
+        turns.entry(*turn).or_default().push(steps);
+        *turn += 1;
+    }
+    turns.into_values().flatten().collect()
 }
 
 async fn side_by_side<E: Execute>(
@@ -186,5 +201,34 @@ fn may_retry(outcome: &Outcome) -> bool {
         | Outcome::Conflict(_)
         | Outcome::NotKept(_)
         | Outcome::Refused(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::action::Action;
+    use crate::model::name::InstanceName;
+    use crate::model::plan::Cause;
+
+    fn step(instance: &str, node: &str) -> Step {
+        Step {
+            subject: Subject::Instance(InstanceName::new(instance).unwrap()),
+            node: NodeName::new(node).unwrap(),
+            action: Action::Purge { uid: "1".to_owned() },
+            cause: Cause::Requested,
+            drifted: BTreeSet::new(),
+            costs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_node_has_its_turn_before_any_has_its_second() {
+        let steps = [step("a", "n1"), step("b", "n1"), step("c", "n2"), step("d", "n1"), step("e", "n2")];
+        let turns = in_turn(steps.iter().map(|step| vec![step]));
+        let order = [0, 2, 1, 4, 3].map(|at| vec![&steps[at]]);
+        assert_eq!(turns, order);
     }
 }

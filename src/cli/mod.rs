@@ -34,6 +34,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::host::process;
 use crate::observe::chain;
 use exit::Exit;
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 /// GitOps for Valkey on plain Linux hosts: TOML in, plan out, instances and users applied and kept.
@@ -165,7 +166,7 @@ pub fn run() -> ExitCode {
         Command::Accept(args) => with_runtime(requests::accept(args)),
         Command::Approve(args) => with_runtime(approve::approve(args)),
         Command::Node(args) => with_runtime(node::node(args)),
-        Command::Agent(args) => with_runtime(agent::agent(args)),
+        Command::Agent(args) => in_runtime(&mut Builder::new_current_thread(), agent::agent(args)),
         Command::Restore(args) => with_runtime(restore::restore(args)),
     };
     match exit {
@@ -196,7 +197,11 @@ fn done<E: Into<anyhow::Error>>(result: Result<(), E>) -> anyhow::Result<Exit> {
 }
 
 fn with_runtime(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    in_runtime(&mut Builder::new_multi_thread(), command)
+}
+
+fn in_runtime(builder: &mut Builder, command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let runtime = builder.enable_all().build()?;
     let exit = runtime.block_on(command);
     // A step that is stuck on a dead disk must not keep the command from ending.
     runtime.shutdown_background();

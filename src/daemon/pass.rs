@@ -52,6 +52,8 @@ pub struct Passes {
     instances: BTreeMap<InstanceName, InstanceStatus>,
     nodes: BTreeMap<NodeName, NodeStatus>,
     watching: Option<String>,
+    /// It had the right to act on these nodes in the last pass.
+    acts: bool,
     last: Option<PassStatus>,
     next: Option<Timestamp>,
     phases: Vec<(Phase, Duration)>,
@@ -112,6 +114,7 @@ impl Passes {
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
             watching: None,
+            acts: false,
             last: None,
             next: None,
             phases: Vec::new(),
@@ -174,12 +177,19 @@ impl Passes {
         }
         self.news.tell(&scene.plan, self.number);
         self.forget_failures(&scene.plan);
-        self.take_turn(&scene).await;
+        let acts = self.take_turn(&scene).await;
+        let acted = std::mem::replace(&mut self.acts, acts);
         let todo = self.due(&scene.plan, begun);
-        if self.watching.is_some() || todo.steps.is_empty() {
+        // Whoever had the right to act may have used it since this look.
+        let is_stale = self.acts && !acted && !todo.steps.is_empty();
+        if !self.acts || is_stale || todo.steps.is_empty() {
             let result = self.judge(&scene.plan, &todo);
             self.settle(&mut scene, result).await;
-            let next = if waits(&scene.plan) { Next::Soon } else { Next::InTime };
+            let next = match (is_stale, waits(&scene.plan)) {
+                (true, _) => Next::AtOnce,
+                (false, true) => Next::Soon,
+                (false, false) => Next::InTime,
+            };
             return self.end(begun, Some(scene), result, Report { results: Vec::new() }, next);
         }
         self.publish(Some(&scene));
@@ -241,13 +251,15 @@ impl Passes {
                 let before = known.as_ref().map(|(_, fleet)| &**fleet);
                 let fleet = Arc::new(roots::fleet(desired, &key.1, before).waiting_at_most(PATIENCE));
                 self.fleet = Some((key, Arc::clone(&fleet)));
+                self.acts = false;
                 fleet
             }
         }
     }
 
-    /// Takes the right to act, or gives it back while a person suspended the fleet, so that `apply` may be used then.
-    async fn take_turn(&mut self, scene: &Scene) {
+    /// Takes the right to act, or gives it back while a person suspended the fleet, so that `apply` may be used then. Tells
+    /// whether it is there.
+    async fn take_turn(&mut self, scene: &Scene) -> bool {
         let before = self.watching.take();
         if scene.record.suspended.of_fleet(clock::now()).is_some() {
             scene.fleet.release().await;
@@ -261,6 +273,7 @@ impl Passes {
                 None => info!("acting on the nodes"),
             }
         }
+        self.watching.is_none()
     }
 
     /// Where nothing is to be done any more, there is nothing to try again: somebody else put it right, or holds it.

@@ -188,7 +188,7 @@ fn unknown<'n>(
     }));
 }
 
-/// No two instances may ask for one port of one node, nor of two nodes on this machine.
+/// No two instances may ask for one port of one node, nor of two nodes on this machine; nor may two members of one.
 fn check_ports(
     instances: &Declared<InstanceName, InstanceDraft>,
     shards: &Declared<ShardName, ShardDraft>,
@@ -205,12 +205,25 @@ fn check_ports(
     let mut taken: HashMap<(Option<&NodeName>, u16), (&InstanceName, &NodeName, Origin)> = HashMap::new();
     for (name, port, shard) in asking {
         let nodes = shards.get(shard).map(|(_, draft)| draft.shard.nodes.as_slice()).unwrap_or_default();
-        let mut clash = None;
+        let (mut clash, mut own) = (None, None);
         for node in nodes {
             let first = *taken.entry(((!is_local(node)).then_some(node), port.value)).or_insert((name, node, port.at));
             if first.0 != name {
                 clash = clash.or(Some((node, first)));
+            } else if first.1 != node {
+                own = own.or(Some((first.1, node)));
             }
+        }
+        if let Some((one, other)) = own {
+            let title = format!(
+                "instance {:?} asks for port {} on nodes {:?} and {:?}, which are both this machine",
+                name.as_str(),
+                port.value,
+                one.as_str(),
+                other.as_str(),
+            );
+            let problem = Problem::new(title, port.at, "only one of its members can have it");
+            problems.push(problem.help("leave port out: each member is given one of its own, and keeps it"));
         }
         if let Some((node, (first, first_node, first_at))) = clash {
             let place = match first_node == node {

@@ -164,7 +164,7 @@ pub static MAX_DELETES: Key = key(
 )
 .default("1");
 pub static MAX_RESTARTS: Key =
-    key("max_restarts", "How many servers may restart at once.", Shape::Integer { min: 1, max: 1_000_000 }).default("1");
+    key("max_restarts", "How many servers may be restarted at once, over the whole fleet. One counts until it is up, and a replica until it follows again.", Shape::Integer { min: 1, max: 1_000_000 }).default("1");
 pub static RETAIN_DELETED: Key =
     key("retain_deleted", "How long the data of a deleted instance is set aside, at most 100 years.", Shape::Text(&DURATION))
         .default("\"7d\"");

@@ -55,10 +55,13 @@ pub fn read_bounded(path: &Path) -> Result<Option<String>, FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if !file.metadata().map_err(failed)?.is_file() {
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
         return Err(failed(io::Error::other("it is not a plain file")));
     }
-    let mut bytes = Vec::new();
+    // With room for all of it and a byte more, one read finds all and the next one the end; a look at a node reads five files a member.
+    let room = usize::try_from(meta.len().min(READ_BYTES_MAX)).unwrap_or_default() + 1;
+    let mut bytes = Vec::with_capacity(room);
     file.take(READ_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > READ_BYTES_MAX {
         return Err(failed(io::Error::other(format!("it is larger than {READ_BYTES_MAX} bytes"))));
@@ -152,14 +155,31 @@ pub fn make_open_folder(path: &Path) -> Result<(), FileError> {
 pub fn make_folder_for(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), FileError> {
     let failed = |error| at("cannot make the folder", path)(error);
     refuse_link(path)?;
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    if is_folder_for(path, mode, owner) {
+        return Ok(());
+    }
+    let above = folder_of(path);
+    above.map_or(Ok(()), |above| fs::DirBuilder::new().recursive(true).mode(0o755).create(above)).map_err(failed)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    // Before it is as it is wanted: one that is has been on disk since.
+    above.map_or(Ok(()), sync_folder)?;
     let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
     let folder = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     if let Some(Owner { user, group }) = owner {
         rustix::fs::fchown(&folder, user, group).map_err(|error| failed(error.into()))?;
     }
-    folder.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
-    folder_of(path).map_or(Ok(()), sync_folder)
+    folder.set_permissions(Permissions::from_mode(mode)).map_err(failed)
+}
+
+fn is_folder_for(path: &Path, mode: u32, owner: Option<Owner>) -> bool {
+    let Owner { user, group } = owner.unwrap_or(Owner { user: None, group: None });
+    fs::symlink_metadata(path).is_ok_and(|meta| {
+        let whose = user.is_none_or(|user| user.as_raw() == meta.uid()) && group.is_none_or(|group| group.as_raw() == meta.gid());
+        meta.is_dir() && meta.mode() & 0o7777 == mode && whose
+    })
 }
 
 /// Removes a folder if nothing is in it.

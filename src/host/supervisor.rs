@@ -16,8 +16,9 @@ use super::process::{self, Handle, StopError};
 use super::systemd::{Systemd, SystemdError, UnitName};
 use crate::model::name::InstanceName;
 
-/// How often systemd is asked for the state of a unit that is starting or stopping.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How often systemd is asked whether a unit that is starting has ended. At 100 ms, what it said of sixty that started side by
+/// side took a twentieth of the processor time of all.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// The last word of a server that ended because it was told to (`finishShutdown` in server.c).
 const GOODBYE: &str = "bye bye...";
 
@@ -25,7 +26,7 @@ const GOODBYE: &str = "bye bye...";
 #[derive(Debug)]
 pub enum Supervisor {
     Processes,
-    Systemd(Systemd),
+    Systemd(Box<Systemd>),
 }
 
 /// A server whose supervisor is asked for it: where its node's files lie, its name, the program that it runs.
@@ -76,6 +77,17 @@ impl Supervisor {
         match self {
             Self::Processes => Ok(None),
             Self::Systemd(systemd) => Ok(Some(systemd.version().await?)),
+        }
+    }
+
+    /// As [`Supervisor::version`], as it was said last.
+    ///
+    /// # Errors
+    /// As [`Supervisor::version`].
+    pub async fn known_version(&self) -> Result<Option<String>, SupervisorError> {
+        match self {
+            Self::Processes => Ok(None),
+            Self::Systemd(systemd) => Ok(Some(systemd.known_version().await?)),
         }
     }
 

@@ -183,6 +183,8 @@ impl UnitState {
 #[derive(Debug, Default)]
 pub struct Systemd {
     connection: Mutex<Option<Connection>>,
+    /// What it said last.
+    version: Mutex<Option<String>>,
     /// Reloads asked for, and how many of those are done: whoever asked before one began needs no further one.
     asked: AtomicU64,
     reloaded: Mutex<u64>,
@@ -240,7 +242,21 @@ impl Systemd {
     /// # Errors
     /// When it cannot be spoken with; so for all that follow.
     pub async fn version(&self) -> Result<String, SystemdError> {
-        self.manage("say its version", async |manager| manager.version().await).await
+        let version = self.manage("say its version", async |manager| manager.version().await).await?;
+        *self.version.lock().await = Some(version.clone());
+        Ok(version)
+    }
+
+    /// As [`Systemd::version`], but asked only once: for what comes between two looks at the whole node.
+    ///
+    /// # Errors
+    /// As [`Systemd::version`].
+    pub async fn known_version(&self) -> Result<String, SystemdError> {
+        let known = self.version.lock().await.clone();
+        match known {
+            Some(version) => Ok(version),
+            None => self.version().await,
+        }
     }
 
     /// The instances whose unit has a server now, whoever started it.

@@ -76,6 +76,39 @@ impl Allowance {
     }
 }
 
+/// The files that all members share, as they are on disk.
+#[derive(Debug, Default)]
+pub struct Template {
+    stamps: Vec<Stamp>,
+    trouble: Option<String>,
+}
+
+impl Template {
+    /// Reads them. Nothing is wrong with them where there is no systemd in the layout.
+    pub fn read(layout: &Layout) -> Self {
+        let Some(folder) = layout.units() else { return Self::default() };
+        let (path, added) = (folder.join(TEMPLATE_NAME), folder.join(format!("{TEMPLATE_NAME}.d")));
+        // Before what they say is looked at: a change that comes between is then seen by the next look.
+        let stamps = [&folder, &path].map(|place| files::stamp(place)).into_iter().chain(stamps_below(&added)).collect();
+        Self { stamps, trouble: differs(&path, TEMPLATE) }
+    }
+}
+
+/// Of a folder and of what is in it. A folder's own stamp tells what came to it and what went.
+fn stamps_below(folder: &Path) -> Vec<Stamp> {
+    let names = files::names(folder).unwrap_or_default();
+    names.into_iter().map(|name| files::stamp(&folder.join(name))).chain([files::stamp(folder)]).collect()
+}
+
+fn differs(path: &Path, wanted: &str) -> Option<String> {
+    match files::read_bounded(path) {
+        Ok(Some(text)) if text == wanted => None,
+        Ok(Some(_)) => Some(format!("{} is not as valkeeper wrote it", path.display())),
+        Ok(None) => Some(format!("{} is missing", path.display())),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// The unit files of one member.
 #[derive(Debug)]
 pub struct UnitFiles {
@@ -104,14 +137,8 @@ impl UnitFiles {
         self.own_folder().join(DROP_IN)
     }
 
-    /// What is wrong with them on disk, if anything.
-    pub fn trouble(&self) -> Option<String> {
-        let differs = |path: PathBuf, wanted: &str| match files::read_bounded(&path) {
-            Ok(Some(text)) if text == wanted => None,
-            Ok(Some(_)) => Some(format!("{} is not as valkeeper wrote it", path.display())),
-            Ok(None) => Some(format!("{} is missing", path.display())),
-            Err(error) => Some(error.to_string()),
-        };
+    /// What is wrong with them on disk, if anything, and with what all members share.
+    pub fn trouble(&self, template: &Template) -> Option<String> {
         let instead = self.folder.join(self.unit.as_str());
         if files::exists(&instead) {
             return Some(format!(
@@ -122,20 +149,12 @@ impl UnitFiles {
         if !self.is_enabled() {
             return Some(format!("{} is not enabled, so it would not come back with the machine", self.unit));
         }
-        differs(self.template(), TEMPLATE).or_else(|| differs(self.own(), &self.drop_in))
+        template.trouble.clone().or_else(|| differs(&self.own(), &self.drop_in))
     }
 
     /// Of all that systemd reads for this unit from the machine's own folder: with another content it has another stamp.
-    pub fn stamps(&self) -> Vec<Stamp> {
-        let folders = [self.folder.join(format!("{TEMPLATE_NAME}.d")), self.own_folder()];
-        let below = |folder: &PathBuf| {
-            let names = files::names(folder).unwrap_or_default();
-            names.into_iter().map(|name| folder.join(name)).collect::<Vec<_>>()
-        };
-        let entries = folders.iter().flat_map(below);
-        // A folder's own stamp tells what came to it and what went.
-        let places = [self.folder.clone(), self.template()].into_iter().chain(entries).chain(folders.clone());
-        places.map(|place| files::stamp(&place)).collect()
+    pub fn stamps(&self, template: &Template) -> Vec<Stamp> {
+        template.stamps.iter().copied().chain(stamps_below(&self.own_folder())).collect()
     }
 
     /// Does it come up with the machine?
@@ -261,17 +280,18 @@ mod tests {
         let layout = Layout::system(machine.path()).unwrap();
         let name = InstanceName::new("a").unwrap();
         let files = UnitFiles::of(&layout, &name, Path::new(PROGRAM), allowance(&[])).unwrap();
+        let trouble = || files.trouble(&Template::read(&layout));
         let wants = layout.units().unwrap().join(WANTS);
         std::fs::create_dir_all(&wants).unwrap();
-        assert!(files.trouble().unwrap().contains("not enabled"));
+        assert!(trouble().unwrap().contains("not enabled"));
         std::os::unix::fs::symlink("nowhere", wants.join("valkey@a.service")).unwrap();
-        assert!(files.trouble().unwrap().contains("missing"));
+        assert!(trouble().unwrap().contains("missing"));
         files.write().unwrap();
-        assert_eq!(files.trouble(), None);
+        assert_eq!(trouble(), None);
         std::fs::write(files.own(), "[Service]\nMemoryMax=1\n").unwrap();
-        assert!(files.trouble().unwrap().contains(DROP_IN));
+        assert!(trouble().unwrap().contains(DROP_IN));
         files.write().unwrap();
-        assert_eq!(files.trouble(), None);
+        assert_eq!(trouble(), None);
         UnitFiles::remove(&layout, &name).unwrap();
         assert!(!files.own_folder().exists() && files.template().exists());
     }

@@ -4,6 +4,7 @@
 //! shows a password or the arguments of a command in an error.
 
 use std::io;
+use std::iter;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -98,12 +99,34 @@ impl Connection {
         Ok(Self { inner, driver: tokio::spawn(driver), timeout, pid })
     }
 
-    /// Logs in. `AUTH` goes alone: a failing one behind other commands gets no reply at all (facts B.4).
+    /// Logs in.
     ///
     /// # Errors
     /// [`ValkeyError::NoAuth`] when the server knows no such user or password.
     pub async fn log_in(&mut self, user: &str, password: &Secret) -> Result<(), ValkeyError> {
-        self.ask(vec!["AUTH", user, password.reveal()]).await.map(|_ok| ())
+        self.log_in_and_ask(user, password, &[]).await.map(drop)
+    }
+
+    /// Logs in and asks in the same round trip. `AUTH` goes first: a failing one behind other commands gets no reply at all
+    /// (facts B.4).
+    ///
+    /// # Errors
+    /// As [`Connection::log_in`] and [`Connection::ask_all`].
+    pub async fn log_in_and_ask(
+        &mut self,
+        user: &str,
+        password: &Secret,
+        commands: &[Words<'_>],
+    ) -> Result<Vec<Result<Reply, ValkeyError>>, ValkeyError> {
+        let auth = vec!["AUTH", user, password.reveal()];
+        let all: Vec<Words<'_>> = iter::once(auth).chain(commands.iter().cloned()).collect();
+        let mut replies = self.ask_all(&all).await?;
+        if replies.is_empty() {
+            return Err(ValkeyError::Strange("no reply"));
+        }
+        // What was asked behind a refused one was answered to nobody whom we know.
+        replies.remove(0)?;
+        Ok(replies)
     }
 
     /// Other time limits from here on.

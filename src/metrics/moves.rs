@@ -6,7 +6,7 @@ use super::family::{Family, Row};
 use super::snapshot::Snapshot;
 use super::state::{amount, gauge, instances, truth};
 use crate::daemon::status::{InstanceStatus, MemberStatus};
-use crate::model::moves::{Amount, Move, Pace, Progress};
+use crate::model::moves::{Amount, Move, Pace, Progress, Unit};
 use crate::model::name::{InstanceName, NodeName};
 
 /// Their series go when the move ends, or the member.
@@ -34,14 +34,30 @@ pub const FAMILIES: &[Family] = &[
         "valkeeper_move_done_bytes",
         "How much of the dataset, or of the stream of writes, the replica has for which the move waits.",
         &["instance"],
-        |now| amounts(now, |amount| amount.done_bytes),
+        |now| amounts(now, Unit::Bytes, |it| it.done),
     ),
     gauge("valkeeper_move_total_bytes", "How much that is when the stage ends.", &["instance"], |now| {
-        amounts(now, |amount| amount.total_bytes)
+        amounts(now, Unit::Bytes, |it| it.total)
     }),
     gauge("valkeeper_move_bytes_per_second", "How fast the present stage of the move goes.", &["instance"], |now| {
-        paces(now, |pace| pace.bytes_per_second)
+        moves(now, |name, it| {
+            let is_in_bytes = it.amount.as_ref().is_some_and(|amount| amount.of.unit() == Unit::Bytes);
+            let rate = it.pace.filter(|_| is_in_bytes).and_then(|pace| pace.per_second);
+            rate.map(|rate| Row::new([name.as_str()], amount(rate))).into_iter().collect()
+        })
     }),
+    gauge("valkeeper_move_done_keys", "How many keys are in the snapshot that is being written.", &["instance"], |now| {
+        amounts(now, Unit::Keys, |it| it.done)
+    }),
+    gauge("valkeeper_move_total_keys", "How many keys that will be.", &["instance"], |now| {
+        amounts(now, Unit::Keys, |it| it.total)
+    }),
+    gauge(
+        "valkeeper_move_waiting",
+        "1 for the reason for which no step takes the move further; no series while it goes on.",
+        &["instance", "reason"],
+        |now| moves(now, |name, it| it.waits_for.iter().map(|wait| Row::new([name.as_str(), &wait.reason], 1.0)).collect()),
+    ),
     gauge(
         "valkeeper_move_left_seconds",
         "How long the present stage takes at this rate; no series where it comes no nearer to its end.",
@@ -93,8 +109,11 @@ fn paces(now: &Snapshot, value: impl Fn(&Pace) -> Option<u64>) -> Vec<Row> {
     moves(now, |name, it| it.pace.iter().filter_map(&value).map(|value| Row::new([name.as_str()], amount(value))).collect())
 }
 
-fn amounts(now: &Snapshot, value: impl Fn(&Amount) -> u64) -> Vec<Row> {
-    moves(now, |name, it| it.amount.iter().map(|of| Row::new([name.as_str()], amount(value(of)))).collect())
+fn amounts(now: &Snapshot, unit: Unit, value: impl Fn(&Amount) -> u64) -> Vec<Row> {
+    moves(now, |name, it| {
+        let counted = it.amount.iter().filter(|it| it.of.unit() == unit);
+        counted.map(|it| Row::new([name.as_str()], amount(value(it)))).collect()
+    })
 }
 
 fn members(now: &Snapshot, value: impl Fn(&MemberStatus) -> Option<f64>) -> Vec<Row> {

@@ -9,6 +9,8 @@ pub use happen::happen;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::acl::AclUser;
 use super::action::{Action, Creation, Opening, SpecChange, WantedUsers};
 use super::binary::BinaryFacts;
@@ -140,14 +142,13 @@ pub fn effects(action: &Action, subject: &Subject, node: &NodeFacts, binary: &Bi
     match action {
         Action::WriteRecord(change) => change.after().clone().map(Effect::WriteRecord).into_iter().collect(),
         Action::CreateInstance(creation) => create(creation, Some(member), unit(node)),
-        // systemd may be about to start it from the files as they are.
-        Action::StartInstance(opening) => open(opening, member, node.systemd.is_some(), unit(node)),
-        Action::ReopenInstance(opening) => open(opening, member, true, unit(node)),
-        Action::UpgradeInstance(upgrade) => open(&upgrade.opening, member, true, unit(node)),
+        Action::StartInstance(opening) => open(opening, member, node, None),
+        Action::ReopenInstance(opening) => open(opening, member, node, Some(node.observed_at)),
+        Action::UpgradeInstance(upgrade) => open(&upgrade.opening, member, node, Some(node.observed_at)),
         Action::RepairUnit { why: _ } => vec![Effect::WriteUnit],
         Action::RepairCredential { why: _ } => vec![credential(member.role_on_disk())],
-        Action::ChangeInstance(change) => change_spec(change, member, binary, unit(node)),
-        Action::ChangeRole(change) => role::change(change, member, binary, unit(node)),
+        Action::ChangeInstance(change) => change_spec(change, member, binary, node),
+        Action::ChangeRole(change) => role::change(change, member, binary, node.observed_at, unit(node)),
         // Its parts are steps of their own.
         Action::CutOver(_) => Vec::new(),
         Action::Ship(shipping) => shipping.effects(member, unit(node)),
@@ -253,8 +254,10 @@ pub fn applied(creation: &Creation) -> Applied {
     Applied { settings: creation.spec.settings.clone(), users }
 }
 
-fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect>) -> Vec<Effect> {
+/// `restarts`: it runs, and what time it is.
+fn open(opening: &Opening, member: &MemberFacts, node: &NodeFacts, restarts: Option<Timestamp>) -> Vec<Effect> {
     let mut marker = member.marker.clone();
+    marker.disturbed = restarts.or(marker.disturbed);
     marker.applied.settings.clone_from(&opening.after.settings);
     if let Some(users) = &opening.users {
         marker.applied.users = users.iter().map(|(name, wanted)| (name.clone(), wanted.user.clone())).collect();
@@ -263,8 +266,9 @@ fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect
         marker.stage = Stage::Active;
     }
     let mut effects = vec![Effect::Prove(opening.after.clone())];
-    effects.extend(mark(member, marker));
-    if stop {
+    effects.extend(mark(member, marker.clone()));
+    // Where it is down, systemd may be about to start it from the files as they are.
+    if restarts.is_some() || node.systemd.is_some() {
         effects.push(Effect::Stop);
     }
     if let Some(users) = &opening.users {
@@ -274,24 +278,32 @@ fn open(opening: &Opening, member: &MemberFacts, stop: bool, unit: Option<Effect
         effects.push(Effect::WriteConfig(opening.after.clone()));
     }
     effects.extend(member.credential_broken.is_some().then(|| credential(Some(opening.after.overlay()))));
-    effects.extend(unit);
+    effects.extend(unit(node));
     effects.push(Effect::Start);
+    effects.extend(works_again(marker, &opening.after));
     effects
+}
+
+/// Who takes writes is at work as soon as it is up. A replica has to catch up first: that the next looks see.
+fn works_again(marker: Marker, spec: &InstanceSpec) -> Option<Effect> {
+    let is_back = marker.disturbed.is_some() && spec.overlay().is_open();
+    is_back.then(|| Effect::WriteMarker(Box::new(Marker { disturbed: None, stage: Stage::Active, ..marker })))
 }
 
 /// File first, then memory, except for the AOF: a file that says `appendonly yes` before the first rewrite has ended, or
 /// `no` while the newest data is in the AOF only, loses data at the next start (facts D).
-fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, unit: Option<Effect>) -> Vec<Effect> {
+fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, node: &NodeFacts) -> Vec<Effect> {
     let declared = &change.declared;
     let mut marker = member.marker.clone();
+    marker.disturbed = change.restart.then_some(node.observed_at).or(marker.disturbed);
     marker.applied.settings.clone_from(&declared.settings);
     let mut effects = vec![Effect::Prove(declared.clone())];
-    effects.extend(mark(member, marker));
+    effects.extend(mark(member, marker.clone()));
 
     let before = member.spec.memory.seen().cloned().unwrap_or_default();
     let live = to_set(&before, declared, binary);
     let set = (!live.is_empty()).then_some(Effect::ConfigSet(live));
-    let write = (member.spec.disk.seen() != Some(declared)).then(|| [Some(Effect::WriteConfig(declared.clone())), unit]);
+    let write = (member.spec.disk.seen() != Some(declared)).then(|| [Some(Effect::WriteConfig(declared.clone())), unit(node)]);
     let write: Vec<Effect> = write.into_iter().flatten().flatten().collect();
     match (before.aof(), declared.aof()) {
         (false, true) => {
@@ -325,6 +337,7 @@ fn change_spec(change: &SpecChange, member: &MemberFacts, binary: &BinaryFacts, 
     effects.extend(member.credential_broken.is_some().then(|| credential(Some(declared.overlay()))));
     if change.restart {
         effects.extend([Effect::Stop, Effect::Start]);
+        effects.extend(works_again(marker, declared));
     }
     effects
 }

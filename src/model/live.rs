@@ -198,6 +198,7 @@ impl MemberFacts {
 /// The process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are up, and behind an Arc with their member")]
 pub enum Server {
     Down {
         /// The last words of its log, if it ended by itself.
@@ -230,6 +231,7 @@ impl Server {
             program_replaced: false,
             databases_used: None,
             unsaved_changes: 0,
+            saving: None,
             aof_rewriting: false,
             connections: Connections::default(),
         })
@@ -269,11 +271,21 @@ pub struct Running {
     /// Writes since its last snapshot; what expires does not count (`rdb_changes_since_last_save`).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unsaved_changes: u64,
+    /// It writes a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving: Option<Saving>,
     /// An AOF rewrite runs or is due.
     #[serde(default)]
     pub aof_rewriting: bool,
     #[serde(default)]
     pub connections: Connections,
+}
+
+/// How far a snapshot is that is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saving {
+    pub done_keys: u64,
+    pub total_keys: u64,
 }
 
 impl Running {

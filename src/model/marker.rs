@@ -31,6 +31,10 @@ pub struct Marker {
     /// Since when its node is no longer one of the instance's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring: Option<Timestamp>,
+    /// Since when it is not at its work by our hand, by the node's own clock: it was restarted, or fenced to hand its role over.
+    /// Nothing: it was seen at work since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disturbed: Option<Timestamp>,
     /// It began to follow another member, and the connections of its clients are still to be closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owes_farewell: bool,

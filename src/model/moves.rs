@@ -26,13 +26,29 @@ pub struct Move {
     pub amount: Option<Amount>,
     /// Why it does not go on by a step now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_for: Option<String>,
+    pub waits_for: Option<Wait>,
     /// Who is still connected to servers that will leave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remaining: Vec<Remaining>,
     /// Nothing where it was looked at only once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<Pace>,
+}
+
+/// What nobody but somebody else, or time, can bring about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// A stable word: of what is held ([`HeldReason::kind`]), or [`Wait::CLIENTS`].
+    ///
+    /// [`HeldReason::kind`]: super::plan::HeldReason::kind
+    pub reason: String,
+    /// For people.
+    pub why: String,
+}
+
+impl Wait {
+    /// The clients of a server that leaves have time to go elsewhere.
+    pub const CLIENTS: &'static str = "clients";
 }
 
 /// A member and where clients reach it.
@@ -86,13 +102,13 @@ pub enum Progress {
     ToCome,
 }
 
-/// How much of what has come to a replica.
+/// How much of what has come to a replica, or into the snapshot that is to move. In the unit of what it is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     pub node: NodeName,
     pub of: Flow,
-    pub done_bytes: u64,
-    pub total_bytes: u64,
+    pub done: u64,
+    pub total: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +121,24 @@ pub enum Flow {
     DatasetOfUnknownSize,
     /// The stream of writes: the offsets of replica and primary in it.
     Stream,
+    /// The keys of a server that writes its snapshot: how large that will be is known when it is written.
+    Keys,
+}
+
+/// In what something is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Keys,
+}
+
+impl Flow {
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Dataset | Self::DatasetOfUnknownSize | Self::Stream => Unit::Bytes,
+            Self::Keys => Unit::Keys,
+        }
+    }
 }
 
 /// Clients of a server that leaves when its time is over.
@@ -126,9 +160,9 @@ pub struct Pace {
     pub seconds_in_stage: u64,
     /// The first is 1; one more whenever a step of the present stage was tried in vain.
     pub attempt: u32,
-    /// How fast `done_bytes` grows.
+    /// How fast what is done grows, in the unit of the amount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_second: Option<u64>,
+    pub per_second: Option<u64>,
     /// Nothing where it does not come nearer to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<u64>,
@@ -142,8 +176,8 @@ impl Move {
 }
 
 impl Amount {
-    pub fn left_bytes(&self) -> u64 {
-        self.total_bytes.saturating_sub(self.done_bytes)
+    pub fn left(&self) -> u64 {
+        self.total.saturating_sub(self.done)
     }
 }
 
@@ -154,6 +188,20 @@ impl MoveStage {
         Self::Fence,
         Self::Save,
         Self::Carry,
+        Self::CutOver,
+        Self::Promote,
+        Self::Open,
+        Self::Demote,
+        Self::Leave,
+    ];
+
+    /// The same where writes go on until the snapshot is in its place.
+    pub const UNFENCED: [Self; 10] = [
+        Self::Join,
+        Self::CatchUp,
+        Self::Save,
+        Self::Carry,
+        Self::Fence,
         Self::CutOver,
         Self::Promote,
         Self::Open,

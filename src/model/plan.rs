@@ -182,6 +182,11 @@ pub enum HeldReason {
         /// An instance of ours has it.
         by: Option<InstanceName>,
     },
+    /// Another member of the instance has the declared port, on a node that is the same machine.
+    PortShared {
+        node: NodeName,
+        port: u16,
+    },
     NoPortFree {
         ports: std::ops::RangeInclusive<u16>,
     },
@@ -271,6 +276,7 @@ impl HeldReason {
             Self::KeysInDatabases { .. } => "keys-in-databases",
             Self::Downgrade { .. } => "downgrade",
             Self::PortTaken { .. } => "port-taken",
+            Self::PortShared { .. } => "port-shared",
             Self::NoPortFree { .. } => "no-port-free",
             Self::Refused { .. } => "refused",
             Self::Loading { .. } => "loading",
@@ -308,6 +314,7 @@ impl HeldReason {
             | Self::DataGone { .. }
             | Self::Downgrade { .. }
             | Self::PortTaken { .. }
+            | Self::PortShared { .. }
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
             | Self::Loading { .. }
@@ -347,6 +354,7 @@ impl HeldReason {
             | Self::KeysInDatabases { .. }
             | Self::Downgrade { .. }
             | Self::PortTaken { .. }
+            | Self::PortShared { .. }
             | Self::NoPortFree { .. }
             | Self::Refused { .. }
             | Self::Loading { .. }

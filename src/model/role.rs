@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::acl::AclUser;
@@ -205,6 +206,13 @@ impl MemberFacts {
         self.marker.role_applied()
     }
 
+    /// Does it do what it is there for? A replica gets what its primary is told; anybody else takes writes.
+    pub fn is_at_work(&self) -> bool {
+        let (Server::Up(running), Some(role)) = (&self.server, self.role_in_force()) else { return false };
+        let is_linked = || running.replication.link == Some(Link::Up);
+        !running.loading && if role.follows.is_some() { is_linked() } else { !role.fenced }
+    }
+
     /// Does it follow with the password that the others know it by?
     pub fn follows_as_itself(&self) -> bool {
         let Server::Up(running) = &self.server else { return false };
@@ -259,8 +267,14 @@ pub fn catch_up(live: &mut Live, node: &NodeName, instance: &InstanceName) {
 }
 
 /// The effects of a change of role.
-pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, unit: Option<Effect>) -> Vec<Effect> {
-    let mut effects = in_force(change, member, binary);
+pub(super) fn change(
+    change: &RoleChange,
+    member: &MemberFacts,
+    binary: &BinaryFacts,
+    now: Timestamp,
+    unit: Option<Effect>,
+) -> Vec<Effect> {
+    let mut effects = in_force(change, member, binary, now);
     // A unit hands its password to a server that follows. That counts from the next start only, so nobody waits for it.
     effects.extend(unit.filter(|_| matches!(change.stage, RoleStage::Attach | RoleStage::Open | RoleStage::Demote)));
     effects
@@ -268,20 +282,25 @@ pub(super) fn change(change: &RoleChange, member: &MemberFacts, binary: &BinaryF
 
 /// The file first, so that a restart at any moment comes up closed or as it was (facts E.3); the fence before a role that could
 /// write, and lifted last.
-fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> Vec<Effect> {
+fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts, now: Timestamp) -> Vec<Effect> {
     let mut effects = Vec::new();
     let (before, after) = (&change.before, &change.after);
     let follows = |role: &Half<Overlay>| role.seen().map(|role| role.follows.is_some());
     let steps_down = follows(&before.memory) == Some(false) && follows(&after.memory) == Some(true);
-    let mut told = None;
+    let mut last = None;
     if let Half::Seen(role) = &after.disk {
         let file = (before.disk != after.disk).then(|| role.over(&change.declared));
         let mut marker = member.marker.clone();
         marker.enter_role(change.stage, &before.memory.seen().cloned().unwrap_or_default(), role);
+        if change.stage == RoleStage::Fence {
+            marker.disturbed = Some(now);
+        }
         if let Some(file) = &file {
             marker.applied.settings.clone_from(&file.settings);
         }
-        told = steps_down.then(|| Effect::WriteMarker(Box::new(Marker { owes_farewell: false, ..marker.clone() })));
+        let (told, back) = (Marker { owes_farewell: false, ..marker.clone() }, Marker { disturbed: None, ..marker.clone() });
+        let is_back = change.stage == RoleStage::CallOff && marker.disturbed.is_some();
+        last = steps_down.then_some(told).or(is_back.then_some(back));
         marker.owes_farewell = steps_down;
         effects.extend((marker != member.marker).then(|| Effect::WriteMarker(Box::new(marker))));
         effects.extend(file.map(Effect::WriteConfig));
@@ -302,8 +321,8 @@ fn in_force(change: &RoleChange, member: &MemberFacts, binary: &BinaryFacts) -> 
     if steps_down {
         // Last: who was held back hears READONLY or REDIRECT first, and so knows that the write was not taken.
         effects.push(Effect::Dismiss(clients(member)));
-        effects.extend(told);
     }
+    effects.extend(last.map(|marker| Effect::WriteMarker(Box::new(marker))));
     effects
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -15,23 +15,24 @@ use crate::host::clock::Deadline;
 use crate::host::files::Stamp;
 use crate::host::process;
 use crate::host::supervisor::{Runs, Supervisor, SupervisorError};
-use crate::host::unit::UnitFiles;
+use crate::host::unit::Template;
 use crate::host::valkey::{Connection, ValkeyError, reach};
 use crate::model::acl::AclUser;
 use crate::model::change::{Half, Twin};
 use crate::model::live::{DataFacts, Folder, Member, MemberFacts, Server};
 use crate::model::marker::{MarkerFile, Stage};
-use crate::model::name::{InstanceName, OPERATOR_USER, UserName};
+use crate::model::name::{InstanceName, UserName};
 use crate::model::spec::InstanceSpec;
 
 /// How often a server that has no socket yet is tried again.
 const SOCKET_WAIT: Duration = Duration::from_millis(5);
 const STILL_LOADING: &str = "it is still loading its data";
 
-/// What runs on the node: looked up at most once for one look at it.
+/// What runs on the node, and what its members share: looked up at most once for one look at it.
 #[derive(Debug, Default)]
 pub struct Running {
     found: OnceCell<BTreeMap<InstanceName, Runs>>,
+    template: OnceLock<Template>,
 }
 
 impl Running {
@@ -76,7 +77,7 @@ struct Disk {
 /// What stands under this name; nothing if nothing does. Never takes longer than the limit of a look, and a bit.
 pub async fn look(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, running: &Arc<Running>) -> Option<Member> {
     let end = Deadline::after(node.limits().look);
-    let disk = match read_disk(node, name, binary, end).await {
+    let disk = match read_disk(node, name, binary, running, end).await {
         Ok(disk) => disk,
         Err(why) => return Some(Member::Unmarked { unmarked: why }),
     };
@@ -126,8 +127,14 @@ fn stray(what: &str, folder: &Path) -> String {
     )
 }
 
-async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, end: Deadline) -> Result<Disk, String> {
-    let (node, name, binary) = (Arc::clone(node), name.clone(), binary.clone());
+async fn read_disk(
+    node: &Arc<LocalNode>,
+    name: &InstanceName,
+    binary: &Binary,
+    running: &Arc<Running>,
+    end: Deadline,
+) -> Result<Disk, String> {
+    let (node, name, binary, running) = (Arc::clone(node), name.clone(), binary.clone(), Arc::clone(running));
     let limit = node.limits().look;
     let read = tokio::task::spawn_blocking(move || {
         let marker = disk::marker(&node.layout, &name);
@@ -140,9 +147,10 @@ async fn read_disk(node: &Arc<LocalNode>, name: &InstanceName, binary: &Binary, 
         let spec = disk::spec(&node.layout, &name, &binary.facts);
         let credential_broken = spec.seen().and_then(|spec| disk::credential(&node.layout, &name, ours, spec));
         let unit = node.unit_files(&name, spec.seen(), &binary);
+        let template = running.template.get_or_init(|| Template::read(&node.layout));
         // Before what they say is looked at: a change that comes between is then seen by the next look.
-        let unit_files = unit.as_ref().map(UnitFiles::stamps).unwrap_or_default();
-        let unit_broken = unit.and_then(|unit| unit.trouble());
+        let unit_files = unit.as_ref().map(|unit| unit.stamps(template)).unwrap_or_default();
+        let unit_broken = unit.and_then(|unit| unit.trouble(template));
         let (users, data) = (disk::users(&node.layout, &name), disk::data(&node.layout, &name, &ours.marker));
         Disk { marker, spec, users, data, unit_broken, credential_broken, unit_files }
     });
@@ -283,9 +291,7 @@ async fn ask(
     binary: &Binary,
     end: Deadline,
 ) -> Result<Memory, ValkeyError> {
-    connection.set_timeout(end.left());
-    connection.log_in(OPERATOR_USER, &marker.operator_password).await?;
-    memory::look(connection, layout, &binary.facts, end).await
+    memory::look(connection, &marker.operator_password, layout, &binary.facts, end).await
 }
 
 fn from_memory(memory: Memory) -> Seen {

@@ -9,9 +9,9 @@ use crate::host::valkey::{Connection, ValkeyError, info_field};
 use crate::model::acl::{AclUser, parse_server_line};
 use crate::model::binary::BinaryFacts;
 use crate::model::config_file::Directive;
-use crate::model::live::{Connections, Running};
+use crate::model::live::{Connections, Running, Saving};
 use crate::model::name::{OPERATOR_USER, REPLICA_USER, UserName};
-use crate::model::password::{Fingerprint, PasswordHash};
+use crate::model::password::{Fingerprint, PasswordHash, Secret};
 use crate::model::role::{Link, Replication};
 use crate::model::spec::InstanceSpec;
 
@@ -26,12 +26,13 @@ pub struct Memory {
     pub users: Option<BTreeMap<UserName, Arc<AclUser>>>,
 }
 
-/// Asks a server, logged in as the operator, for everything there is to see: one round trip, and one more if it has clients.
+/// Asks a server, as the operator, for everything there is to see: one round trip, and one more if it has clients.
 ///
 /// # Errors
 /// When the operator may not see it, or the server does not answer until `end`.
 pub async fn look(
     connection: &mut Connection,
+    operator: &Secret,
     layout: &[Directive],
     binary: &BinaryFacts,
     end: Deadline,
@@ -42,7 +43,7 @@ pub async fn look(
         vec!["ACL", "LIST"],
     ];
     connection.set_timeout(end.left());
-    let mut replies = connection.ask_all(&commands).await?.into_iter();
+    let mut replies = connection.log_in_and_ask(OPERATOR_USER, operator, &commands).await?.into_iter();
     let mut next = || replies.next().unwrap_or(Err(ValkeyError::Strange("too few replies")));
     let (info, config, acl) = (next()?.into_text()?, next(), next());
     let number = |name: &str| info_field(&info, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
@@ -59,6 +60,8 @@ pub async fn look(
         // While it loads, there is more to come.
         databases_used: (!loading).then(|| databases_used(&info)),
         unsaved_changes: number("rdb_changes_since_last_save"),
+        saving: (number("rdb_bgsave_in_progress") != 0)
+            .then(|| Saving { done_keys: number("current_save_keys_processed"), total_keys: number("current_save_keys_total") }),
         aof_rewriting: number("aof_rewrite_in_progress") + number("aof_rewrite_scheduled") != 0,
         connections: Connections { total: number("connected_clients").saturating_sub(1), by_user: None },
     };

@@ -25,7 +25,6 @@ use crate::host::layout::{Layout, PathNotText};
 use crate::host::machine::{self, Account};
 use crate::host::scratch::Bench;
 use crate::host::supervisor::{Server, Supervisor};
-use crate::host::systemd::Systemd;
 use crate::host::unit::{Allowance, UnitFiles};
 use crate::model::name::InstanceName;
 use crate::model::spec::InstanceSpec;
@@ -111,7 +110,7 @@ impl LocalNode {
             Some(users) => Some(machine::account(&users, SERVER_USER)?.ok_or(NodeError::NoUser)?),
             None => None,
         };
-        let supervisor = Supervisor::Systemd(Systemd::default());
+        let supervisor = Supervisor::Systemd(Box::default());
         Ok(Self { layout, supervisor, server_user, surroundings, machine, binary: BinaryMemory::default() })
     }
 

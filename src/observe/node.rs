@@ -43,8 +43,27 @@ struct Folders {
 }
 
 impl Folders {
-    fn read(layout: &Layout) -> Result<Self, LookError> {
-        Ok(Self { records: records(layout)?, set_aside: set_aside(layout)? })
+    /// `of`: whose set-aside data is looked at.
+    fn read(layout: &Layout, of: SetAsideOf<'_>) -> Result<Self, LookError> {
+        Ok(Self { records: records(layout)?, set_aside: set_aside(layout, of)? })
+    }
+}
+
+/// Whose set-aside data is looked at: a step would otherwise read as many manifests as the node has deleted instances.
+#[derive(Debug, Clone, Copy)]
+enum SetAsideOf<'a> {
+    Everybody,
+    Nobody,
+    One(&'a InstanceName),
+}
+
+impl SetAsideOf<'_> {
+    fn has(self, folder: &str) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Nobody => false,
+            Self::One(name) => folder.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-')),
+        }
     }
 }
 
@@ -59,7 +78,7 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
     let running = Arc::new(Running::default());
-    let (folders, names) = read(node, |layout| Ok((Folders::read(layout)?, names(layout)?))).await?;
+    let (folders, names) = read(node, |layout| Ok((Folders::read(layout, SetAsideOf::Everybody)?, names(layout)?))).await?;
     // systemd takes its time to answer, and the servers need not wait for that.
     let scan = async { Ok(running.scan(node, &binary).await?) };
     let version = async { Ok(node.supervisor.version().await?) };
@@ -93,7 +112,7 @@ async fn look_at_all(
     Ok(members)
 }
 
-/// Looks at what one step needs: one member, or none, and what the node remembers.
+/// Looks at what one step needs: one member and what was set aside of it, or none, and what the node remembers.
 ///
 /// # Errors
 /// As [`look`].
@@ -104,8 +123,10 @@ pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary:
     {
         members.insert(name.clone(), Arc::new(member));
     }
-    let systemd = async { Ok(node.supervisor.version().await?) };
-    let (folders, systemd) = tokio::try_join!(read(node, Folders::read), systemd)?;
+    let systemd = async { Ok(node.supervisor.known_version().await?) };
+    let of = name.cloned();
+    let folders = read(node, move |layout| Folders::read(layout, of.as_ref().map_or(SetAsideOf::Nobody, SetAsideOf::One)));
+    let (folders, systemd) = tokio::try_join!(folders, systemd)?;
     Ok(facts(node, binary, members, folders, systemd))
 }
 
@@ -192,10 +213,10 @@ fn records(layout: &Layout) -> Result<BTreeMap<FleetName, Arc<FleetRecord>>, Loo
 }
 
 /// What was set aside. A folder whose manifest cannot be read is left alone and not shown.
-fn set_aside(layout: &Layout) -> Result<Vec<SetAside>, LookError> {
+fn set_aside(layout: &Layout, of: SetAsideOf<'_>) -> Result<Vec<SetAside>, LookError> {
     let root = layout.set_aside_root();
     let mut found = Vec::new();
-    for name in files::names(&root)? {
+    for name in files::names(&root)?.into_iter().filter(|name| of.has(name)) {
         let folder = root.join(&name);
         if !files::exists(&folder.join(SET_ASIDE_MARKER)) {
             continue;

@@ -21,6 +21,7 @@ use crate::model::binary::BinaryFacts;
 use crate::model::change::Twin;
 use crate::model::desired::{DesiredInstance, MoveBy, Shard};
 use crate::model::live::{Live, MemberFacts, Server};
+use crate::model::marker::Marker;
 use crate::model::name::{InstanceName, NodeName, REPLICA_USER, SettingName, UserName};
 use crate::model::password::PasswordHash;
 use crate::model::plan::{Cause, Cost, HeldReason, Note};
@@ -137,7 +138,8 @@ fn endpoint(scene: &Scene<'_>, node: &NodeName, port: u16) -> Endpoint {
 
 impl<'a> Standing<'a> {
     fn fellow(&self) -> Fellow<'_> {
-        Fellow { node: self.place.node, endpoint: &self.endpoint, member: self.place.member, wanted: self.on_shard }
+        let Place { node, facts, member, .. } = self.place;
+        Fellow { node, endpoint: &self.endpoint, member, now: facts.observed_at, wanted: self.on_shard }
     }
 }
 
@@ -413,7 +415,7 @@ impl<'a> Group<'a> {
             Some((primary, endpoint)) if primary != place && is_down => Overlay::follower(endpoint.clone()),
             Some(_) | None => on_disk.unwrap_or_default(),
         };
-        if !settled {
+        if !settled && !self.gave_away(place) {
             return;
         }
         let retiring = match leader {
@@ -433,6 +435,10 @@ impl<'a> Group<'a> {
             // Nobody knows yet.
             None => facts.marker.retiring,
         };
+        if !settled {
+            // Somebody made it follow, maybe in vain. Its data is elsewhere, so that is no matter: its time goes on.
+            return self.note(decision, place, |marker| Marker { retiring, ..marker });
+        }
         let carries = self.source == Some(place) && self.instance.move_by == MoveBy::SnapshotUnfenced;
         let remarks = Remarks { retiring, keeps_snapshot: carries || role == Overlay::FENCED };
         let spec = role.over(&member.declared);

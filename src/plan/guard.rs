@@ -4,13 +4,20 @@ use super::found::{Found, Place, Places};
 use super::{Decision, Hand, Scene};
 use crate::model::action::Action;
 use crate::model::desired::{Desired, Ensure, Mode};
-use crate::model::live::{Live, Member, Server};
+use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::marker::Stage;
 use crate::model::name::InstanceName;
 use crate::model::plan::{Cause, Cost, HeldReason, Step};
 use crate::model::record::Suspension;
 
-/// The restarts that are under way or planned. A server that is still loading after a restart counts.
+/// The restarts that are under way or planned.
+///
+/// What counts is what is out by our hand (`Marker::disturbed`) until it is seen at work: a server that was restarted, until it is
+/// up, and as a replica until its link is; a primary that was fenced to hand over, until it follows the new one. Where they do not
+/// come back, no further one is restarted: that is what a brake is for. A server that loads its data counts whoever stopped it.
+///
+/// What does not count: an instance of which a node cannot be seen, or a dead node would stop the fleet for ever; a member that
+/// leaves; a link that broke by itself; a replica that joins, for it takes nothing away from anybody while it is not there yet.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u32,
@@ -18,17 +25,17 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(desired: &Desired, live: &Live) -> Self {
+    pub(super) fn new(desired: &Desired, live: &Live, found: &Found<'_>) -> Self {
+        let is_seen =
+            |places: &Places<'_>| places.seat.is_none_or(|seat| seat.nodes.iter().all(|node| live.seen(node).is_some()));
         let mut taken = Vec::new();
-        for (_, node) in live.seen_nodes() {
-            for (name, member) in &node.members {
-                if let Member::Marked(facts) = &**member
-                    && facts.marker.fleet == desired.fleet
-                    && matches!(&facts.server, Server::Up(running) if running.loading)
-                {
-                    taken.push(name.clone());
-                }
-            }
+        for (name, places) in &found.instances {
+            let counts = |member: &MemberFacts| {
+                let is_loading = matches!(&member.server, Server::Up(running) if running.loading);
+                let is_out = member.marker.disturbed.is_some() && member.marker.retiring.is_none() && !member.is_at_work();
+                is_loading || (is_out && is_seen(places))
+            };
+            taken.extend(places.ours.iter().filter(|place| counts(place.member)).map(|_| (*name).clone()));
         }
         Self { max: desired.guard.max_restarts, taken }
     }

@@ -78,6 +78,10 @@ fn strike(scene: &mut Scene<'_>, name: &InstanceName, seat: Option<&Seat>) {
 fn delete(scene: &Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>, place: &Place<'_>) {
     let member = place.member;
     let follows = member.role_on_disk().is_some_and(|role| role.follows.is_some());
+    // What holds up a replica holds up its primary: otherwise replicas alone are left, and nobody may take over.
+    if !follows && !decision.held.is_empty() {
+        return;
+    }
     let seated = places.seat.map_or(&[][..], |seat| &seat.nodes);
     let unseen = seated.iter().find(|node| *node != place.node && scene.live.seen(node).is_none());
     if let Some(node) = unseen.filter(|_| !follows && seated.len() > 1) {
@@ -332,9 +336,16 @@ fn up(
     }
 }
 
-fn is_noted(marker: &Marker, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec, remarks: Remarks) -> bool {
+/// Is it back at what it is there for? Who leaves never is, and so is known to have been the primary.
+fn is_undisturbed(member: &MemberFacts, remarks: Remarks) -> bool {
+    member.is_at_work() && remarks.retiring.is_none()
+}
+
+fn is_noted(member: &MemberFacts, instance: &DesiredInstance, wanted: &Wanted, spec: &InstanceSpec, remarks: Remarks) -> bool {
+    let (marker, is_over) = (&member.marker, is_undisturbed(member, remarks));
     marker.stage == Stage::Active
         && marker.retiring == remarks.retiring
+        && (marker.disturbed.is_none() || !is_over)
         && !marker.owes_farewell
         && (marker.snapshot.is_none() || remarks.keeps_snapshot)
         && marker.tenant == instance.tenant
@@ -353,8 +364,7 @@ fn mark(
     spec: &InstanceSpec,
     remarks: Remarks,
 ) {
-    let marker = &place.member.marker;
-    if decision.steps.is_empty() && is_noted(marker, instance, wanted, spec, remarks) {
+    if decision.steps.is_empty() && is_noted(place.member, instance, wanted, spec, remarks) {
         return;
     }
     let after_steps =
@@ -371,8 +381,20 @@ fn mark(
     let owes_farewell = after_steps.owes_farewell && !is_up;
     let (tenant, protect) = (instance.tenant.clone(), instance.protect);
     let snapshot = after_steps.snapshot.clone().filter(|_| remarks.keeps_snapshot);
-    let target =
-        Marker { tenant, protect, applied, stage, retiring: remarks.retiring, snapshot, owes_farewell, ..after_steps.clone() };
+    // What is restarted now is disturbed by that, whatever it was before.
+    let is_over = is_undisturbed(place.member, remarks) && !decision.steps.iter().any(|step| step.action.restarts());
+    let disturbed = after_steps.disturbed.filter(|_| !is_over);
+    let target = Marker {
+        disturbed,
+        tenant,
+        protect,
+        applied,
+        stage,
+        retiring: remarks.retiring,
+        snapshot,
+        owes_farewell,
+        ..after_steps.clone()
+    };
     let cause = if (&target.tenant, target.protect) == (&after_steps.tenant, after_steps.protect) {
         Cause::Bookkeeping
     } else {

@@ -3,6 +3,8 @@
 //!
 //! Never promotes or opens on missing information, and never with two members that take writes.
 
+use jiff::Timestamp;
+
 use super::snapshot;
 use crate::model::action::RoleStage;
 use crate::model::change::{Half, Twin};
@@ -15,6 +17,9 @@ use crate::model::size::show_size;
 /// A replica that is further behind than this is waited for: the writers must not wait for it. Bytes of the replication
 /// stream, which a link of 100 Mbit/s carries in 0.1 s.
 const LAG_BYTES_MAX: u64 = 1 << 20;
+/// A primary that is fenced for longer than this without anybody having taken over takes writes again. Seconds; a cut-over that
+/// is at work waits 1.5 s for the last writes (`fleet/nodes/cut_over.rs`), so its controller died, or the new primary hangs.
+const FENCE_SECONDS_MAX: i64 = 10;
 
 /// One member, as the table looks at it.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +27,8 @@ pub(super) struct Fellow<'a> {
     pub node: &'a NodeName,
     pub endpoint: &'a Endpoint,
     pub member: &'a MemberFacts,
+    /// By its node's clock.
+    pub now: Timestamp,
     /// Its node is one of the instance's shard.
     pub wanted: bool,
 }
@@ -193,7 +200,7 @@ fn is_last_copy(leader: &Fellow<'_>, old: &Fellow<'_>, found: &Overlay) -> bool 
 fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
     let in_order = || fellows.iter().enumerate();
     if fellows.iter().any(|fellow| in_force(fellow).is_none()) {
-        return Stage::Headless;
+        return overdue(fellows).map_or(Stage::Headless, |of| turn(of, RoleStage::CallOff, Overlay::OPEN));
     }
     let fenced = |fellow: &Fellow<'_>| in_force(fellow) == Some(Overlay::FENCED) && snapshot::may_lead(fellows, fellow);
     let on_disk = |fellow: &Fellow<'_>| fellow.member.role_on_disk();
@@ -219,6 +226,27 @@ fn between(fellows: &[Fellow<'_>], chosen: impl Fn(usize) -> usize) -> Stage {
         }
         (None, None, None) => held("all of its members are replicas"),
     }
+}
+
+/// A primary that has been fenced for too long, and may take writes again whatever the others do, also those that do not answer.
+///
+/// Opening a member is written to its file before its fence is lifted (`role::in_force`). So nobody was opened whose file says
+/// that it follows, not even one that was promoted and hangs: it is fenced, and when it answers again it is brought behind this one.
+/// Without its file, or with a node that is not seen, nobody knows, and the fence stays (facts E.4).
+fn overdue(fellows: &[Fellow<'_>]) -> Option<usize> {
+    let is_closed = |fellow: &Fellow<'_>| {
+        let leads = snapshot::may_lead(fellows, fellow);
+        let by_file = |role: Overlay| role.fenced && (role.follows.is_some() || !leads);
+        fellow.member.marker.is_vessel() || fellow.member.role_on_disk().is_some_and(by_file)
+    };
+    let mut rest = fellows.iter().enumerate().filter(|(_, fellow)| !is_closed(fellow));
+    let (Some((of, source)), None) = (rest.next(), rest.next()) else { return None };
+    if in_force(source) != Some(Overlay::FENCED) || !snapshot::may_lead(fellows, source) {
+        return None;
+    }
+    // Nothing that is safe rests on the time. One that is in the future is a clock that was set back.
+    let seconds = source.now.duration_since(source.member.marker.disturbed?).as_secs();
+    (!(0..=FENCE_SECONDS_MAX).contains(&seconds)).then_some(of)
 }
 
 fn held(why: &str) -> Stage {
@@ -256,6 +284,9 @@ fn promote(fellows: &[Fellow<'_>], of: usize, source: &Fellow<'_>, chosen: usize
         return call_off();
     }
     if to.replication.offset < from.replication.offset {
+        if overdue(fellows) == Some(of) {
+            return call_off();
+        }
         let behind = from.replication.offset - to.replication.offset;
         let why = format!("the last {} before it takes over", show_size(behind));
         return Stage::Held(HeldReason::Syncing { node: target.node.clone(), why });

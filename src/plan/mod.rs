@@ -70,7 +70,7 @@ fn decide_all(desired: &Desired, live: &Live, hand: Hand) -> Plan {
         over_deletes: (deletes > desired.guard.max_deletes as usize && !approved).then_some(deletes),
         approved,
         ports: Ports::new(desired, live, &record),
-        budget: guard::Budget::new(desired, live),
+        budget: guard::Budget::new(desired, live, &found),
         room: room::Room::new(desired, live),
         roster: record::Roster::new(&record),
         unready: None,

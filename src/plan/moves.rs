@@ -6,14 +6,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Decision;
-use super::migration::{self, Fellow, Stage, Turn};
+use super::migration::{self, Fellow, Stage, Turn, up};
 use super::show::held_reason;
 use crate::model::action::{Action, RoleStage};
-use crate::model::live::Running;
-use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Remaining, Site};
+use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Remaining, Site, Wait};
 use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::Cause;
 use crate::model::role::{Link, Overlay};
+use crate::model::snapshot::{Made, Seed, Snapshot};
 
 /// What is known of an instance with several members, and decided about it.
 pub(super) struct Scene<'a> {
@@ -39,6 +39,8 @@ struct Standing<'a> {
     is_over: bool,
     /// The primary changes, or did.
     hands_over: bool,
+    /// It did by this snapshot: nothing was replicated from the old one.
+    by: Option<&'a Made>,
 }
 
 /// The script, if the members are not all where and what they shall be.
@@ -51,7 +53,8 @@ pub(super) fn script(scene: &Scene<'_>) -> Option<Move> {
     } else {
         (None, None)
     };
-    let script = MoveStage::ALL.into_iter().filter_map(|stage| scene.act(stage, &standing, &leaving)).collect();
+    let stages = if standing.by.is_some_and(|made| !made.fenced) { MoveStage::UNFENCED } else { MoveStage::ALL };
+    let script = stages.into_iter().filter_map(|stage| scene.act(stage, &standing, &leaving)).collect();
     let stays = |fellow: &&&Fellow<'_>| standing.is_over || !standing.hands_over && Some(fellow.node) != scene.leader();
     let remaining = leaving.iter().filter(stays).map(|fellow| scene.remaining(fellow)).collect();
     Some(Move {
@@ -72,13 +75,15 @@ pub(super) fn tell_what_they_wait_for(decision: &mut Decision) {
     if steps.iter().any(|step| step.cause != Cause::Bookkeeping) {
         return;
     }
-    let why = held.first().map(|held| held_reason(&held.reason));
+    let wait = |reason: &str, why: String| Wait { reason: reason.to_owned(), why };
+    let first = held.first().map(|held| wait(held.reason.kind(), held_reason(&held.reason)));
     for it in moves {
         let until = it.remaining.iter().filter_map(|remaining| remaining.until).max();
         let leaves = it.now().is_some_and(|act| act.stage == MoveStage::Leave);
-        let time =
-            until.filter(|_| leaves).map(|until| format!("its clients to go elsewhere, until {until:.0} (guard.handover_grace)"));
-        it.waits_for = why.clone().or(time);
+        let time = until
+            .filter(|_| leaves)
+            .map(|until| wait(Wait::CLIENTS, format!("its clients to go elsewhere, until {until:.0} (guard.handover_grace)")));
+        it.waits_for = first.clone().or(time);
     }
 }
 
@@ -97,7 +102,11 @@ fn led<'a>(scene: &Scene<'a>, leader: &'a Fellow<'a>, turns: &[Turn]) -> Option<
     let demoted = turns.iter().find(|turn| turn.stage == RoleStage::Demote).and_then(|turn| scene.fellows.get(turn.of));
     let lags = |fellow: &Fellow<'_>| fellow.wanted && migration::follows(leader, fellow).is_err();
     let is_ready = |node: &NodeName| others().any(|fellow| fellow.node == node && migration::caught_up(leader, fellow).is_ok());
-    let old = others().find(|fellow| !fellow.wanted);
+    let by = |fellow: &&Fellow<'_>| given(leader, fellow).is_some();
+    // Of several that leave, the one that was fenced to hand over was the primary.
+    let gone = || others().filter(|fellow| !fellow.wanted);
+    let handed_over = || gone().find(|fellow| fellow.member.marker.disturbed.is_some());
+    let old = gone().find(by).or_else(handed_over).or_else(|| gone().next());
     let now = match target {
         _ if !scene.missing.is_empty() => MoveStage::Join,
         _ if demoted.is_some() => MoveStage::Demote,
@@ -108,13 +117,21 @@ fn led<'a>(scene: &Scene<'a>, leader: &'a Fellow<'a>, turns: &[Turn]) -> Option<
         None => return None,
     };
     // Who was promoted has the history of its predecessor as its second one.
-    let has_followed = target.is_none() && old.is_some() && up(leader).is_some_and(|now| now.replication.replid2.is_some());
+    let has_followed =
+        target.is_none() && old.is_some() && up(leader.member).is_some_and(|now| now.replication.replid2.is_some());
     Some(if target.is_some() {
-        Standing { now, source: Some(leader), target, is_over: false, hands_over: true }
+        Standing { now, source: Some(leader), target, is_over: false, hands_over: true, by: None }
     } else {
-        let hands_over = demoted.is_some() || has_followed;
-        Standing { now, source: demoted.or(old), target: Some(leader.node), is_over: true, hands_over }
+        let by = old.and_then(|old| given(leader, old));
+        let hands_over = demoted.is_some() || has_followed || by.is_some();
+        Standing { now, source: demoted.or(old), target: Some(leader.node), is_over: true, hands_over, by }
     })
+}
+
+/// The snapshot with which this one was opened, if the other one gave it.
+fn given<'a>(leader: &Fellow<'_>, old: &Fellow<'a>) -> Option<&'a Made> {
+    let made = old.member.marker.snapshot.as_ref().and_then(Snapshot::made)?;
+    (leader.member.marker.seed.as_ref().and_then(Seed::opened) == Some(&made.id)).then_some(made)
 }
 
 /// A switch-over is under way.
@@ -133,7 +150,7 @@ fn between<'a>(scene: &Scene<'a>, turn: &Turn) -> Option<Standing<'a>> {
         RoleStage::Demote => (MoveStage::Demote, Some(actor), scene.target),
         RoleStage::Attach => (MoveStage::CatchUp, follows().or_else(other), Some(actor.node)),
     };
-    Some(Standing { now, source, target, is_over: false, hands_over: target.is_some() })
+    Some(Standing { now, source, target, is_over: false, hands_over: target.is_some(), by: None })
 }
 
 /// Nobody takes writes, or nothing may be done about it.
@@ -152,12 +169,13 @@ fn stopped<'a>(scene: &Scene<'a>) -> Option<Standing<'a>> {
                 target: scene.target,
                 is_over: false,
                 hands_over: true,
+                by: None,
             });
         }
         (None, Some(_) | None) => return None,
     };
     let target = scene.target.filter(|target| *target != source.node);
-    Some(Standing { now, source: Some(source), target, is_over: false, hands_over: target.is_some() })
+    Some(Standing { now, source: Some(source), target, is_over: false, hands_over: target.is_some(), by: None })
 }
 
 impl<'a> Scene<'a> {
@@ -175,8 +193,9 @@ impl<'a> Scene<'a> {
 
     /// A stage of the script, if this move has it.
     fn act(&self, stage: MoveStage, standing: &Standing<'a>, leaving: &[&Fellow<'a>]) -> Option<Act> {
-        let Standing { now, source, target, is_over, hands_over } = *standing;
+        let Standing { now, source, target, is_over, hands_over, by } = *standing;
         let moves = hands_over && !leaving.is_empty();
+        let replicates = hands_over && by.is_none();
         let is_source = |node: &NodeName| source.is_some_and(|source| source.node == node);
         let joining = || {
             let there = self.fellows.iter().filter(|fellow| fellow.wanted).map(|fellow| fellow.node);
@@ -188,11 +207,14 @@ impl<'a> Scene<'a> {
         let nodes: Vec<NodeName> = match stage {
             MoveStage::Join if now == stage => self.missing.iter().map(|(node, _)| (*node).clone()).collect(),
             MoveStage::Join if moves => joining(),
-            MoveStage::CatchUp if now <= stage || hands_over => joining(),
+            MoveStage::CatchUp if now <= stage || replicates => joining(),
+            MoveStage::Fence | MoveStage::Save if by.is_some() => source_node().collect(),
+            MoveStage::Carry if by.is_some() => source_node().chain(target_node()).collect(),
             // Without anybody to take over, it is called off.
-            MoveStage::CutOver if hands_over || now == stage => source_node().chain(target_node()).collect(),
-            MoveStage::Promote | MoveStage::Open if hands_over => target_node().collect(),
-            MoveStage::Demote if hands_over => source_node().collect(),
+            MoveStage::CutOver if replicates || now == stage => source_node().chain(target_node()).collect(),
+            MoveStage::Promote if replicates => target_node().collect(),
+            MoveStage::Open if hands_over => target_node().collect(),
+            MoveStage::Demote if replicates => source_node().collect(),
             MoveStage::Leave if !leaving.is_empty() => leaving.iter().map(|fellow| fellow.node.clone()).collect(),
             MoveStage::Join
             | MoveStage::CatchUp
@@ -205,7 +227,7 @@ impl<'a> Scene<'a> {
             | MoveStage::Demote
             | MoveStage::Leave => return None,
         };
-        let of_the_switch = MoveStage::CutOver <= stage && stage <= MoveStage::Demote;
+        let of_the_switch = MoveStage::Fence <= stage && stage <= MoveStage::Demote;
         let progress = if stage == now {
             Progress::Now
         } else if stage < now || (is_over && of_the_switch) {
@@ -229,7 +251,7 @@ impl<'a> Scene<'a> {
             node: fellow.node.clone(),
             address: fellow.endpoint.to_string(),
             answers: answers(fellow).to_owned(),
-            connections: up(fellow).map_or(0, |running| running.connections.total),
+            connections: up(fellow.member).map_or(0, |running| running.connections.total),
             until: fellow.member.marker.retiring.and_then(until),
         }
     }
@@ -269,8 +291,8 @@ fn answers(fellow: &Fellow<'_>) -> &'static str {
 
 /// Of a replica that is not there yet nothing can be told.
 fn amount(leader: &Fellow<'_>, replica: &Fellow<'_>) -> Option<Amount> {
-    let (from, to) = (up(leader)?, up(replica)?);
-    let (of, done_bytes, total_bytes) = match to.replication.link.as_ref()? {
+    let (from, to) = (up(leader.member)?, up(replica.member)?);
+    let (of, done, total) = match to.replication.link.as_ref()? {
         Link::Syncing { left_bytes: 0, read_bytes } => {
             (Flow::DatasetOfUnknownSize, *read_bytes, from.used_memory_bytes.max(*read_bytes))
         }
@@ -280,7 +302,7 @@ fn amount(leader: &Fellow<'_>, replica: &Fellow<'_>) -> Option<Amount> {
         }
         Link::Up | Link::Down => return None,
     };
-    Some(Amount { node: replica.node.clone(), of, done_bytes, total_bytes })
+    Some(Amount { node: replica.node.clone(), of, done, total })
 }
 
 /// The addresses of members that these steps make.
@@ -290,8 +312,4 @@ pub(super) fn made_at(decision: &Decision, node: &NodeName, at: impl Fn(u16) -> 
         creation.spec.port()
     });
     port.map(at)
-}
-
-fn up<'a>(fellow: &Fellow<'a>) -> Option<&'a Running> {
-    migration::up(fellow.member)
 }

@@ -132,21 +132,25 @@ impl<'a> Ports<'a> {
             Member::Marked(member) if other != name && current(member) == Some(port) => Some(other.clone()),
             Member::Marked(_) | Member::Unmarked { .. } => None,
         };
-        let by = self.beside(node).find_map(|facts| facts.members.iter().find_map(has));
+        let own = |(_, facts): &(&NodeName, &NodeFacts)| facts.member(name).is_some_and(|member| current(member) == Some(port));
+        if let Some((other, _)) = self.beside(node).find(|beside| beside.0 != node && own(beside)) {
+            return HeldReason::PortShared { node: other.clone(), port };
+        }
+        let by = self.beside(node).find_map(|(_, facts)| facts.members.iter().find_map(has));
         HeldReason::PortTaken { node: node.clone(), port, by }
     }
 
     /// Does anything listen there?
     pub(super) fn listening(&self, node: &NodeName, port: u16) -> bool {
-        self.beside(node).any(|facts| facts.ports_in_use.contains(&port))
+        self.beside(node).any(|(_, facts)| facts.ports_in_use.contains(&port))
     }
 
     /// The facts of this node and of those on the same machine, as far as they were seen.
-    fn beside(&self, node: &'a NodeName) -> impl Iterator<Item = &'a NodeFacts> {
+    fn beside(&self, node: &'a NodeName) -> impl Iterator<Item = (&'a NodeName, &'a NodeFacts)> {
         let (desired, live, machine) = (self.desired, self.live, machine(self.desired, node));
-        let own = machine.and_then(|node| live.seen(node)).map(|(facts, _)| facts);
+        let own = machine.and_then(|node| Some((node, live.seen(node)?.0)));
         let is_local = move |node: &NodeName| desired.nodes.get(node).is_some_and(DesiredNode::is_local);
-        let local = live.seen_nodes().filter(move |(node, _)| machine.is_none() && is_local(node)).map(|(_, facts)| facts);
+        let local = live.seen_nodes().filter(move |(node, _)| machine.is_none() && is_local(node));
         own.into_iter().chain(local)
     }
 }

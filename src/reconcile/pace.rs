@@ -36,15 +36,15 @@ struct Known {
 #[derive(Debug)]
 struct Furthest {
     stage: MoveStage,
-    done_bytes: u64,
-    left_bytes: u64,
+    done: u64,
+    left: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     at: Duration,
-    done_bytes: u64,
-    left_bytes: u64,
+    done: u64,
+    left: u64,
 }
 
 impl Paces {
@@ -67,7 +67,7 @@ impl Paces {
 
 impl Known {
     fn begun(stage: MoveStage, now: Duration) -> Self {
-        let furthest = Furthest { stage, done_bytes: 0, left_bytes: u64::MAX };
+        let furthest = Furthest { stage, done: 0, left: u64::MAX };
         Self { stage, since: now, tries: [(stage, 1)].into(), flow: None, marks: VecDeque::new(), furthest }
     }
 
@@ -84,7 +84,7 @@ impl Known {
 
     fn mark(&mut self, amount: Option<&Amount>, now: Duration) {
         let flow = amount.map(|amount| (amount.node.clone(), amount.of));
-        let began_anew = self.marks.back().is_some_and(|last| amount.is_some_and(|amount| amount.done_bytes < last.done_bytes));
+        let began_anew = self.marks.back().is_some_and(|last| amount.is_some_and(|amount| amount.done < last.done));
         if flow != self.flow || began_anew {
             self.marks.clear();
         }
@@ -94,7 +94,7 @@ impl Known {
         while self.marks.len() > 1 && self.marks.get(1).is_some_and(|second| now.saturating_sub(second.at) >= WINDOW) {
             self.marks.pop_front();
         }
-        let mark = Mark { at: now, done_bytes: amount.done_bytes, left_bytes: amount.left_bytes() };
+        let mark = Mark { at: now, done: amount.done, left: amount.left() };
         if self.marks.len() >= MARKS_MAX {
             self.marks.pop_back();
         }
@@ -104,16 +104,16 @@ impl Known {
     fn pace(&self, now: Duration) -> Pace {
         let ends = self.marks.front().zip(self.marks.back());
         let ends = ends.filter(|(first, last)| last.at.saturating_sub(first.at) >= APART);
-        let rate = |bytes: u64, first: &Mark, last: &Mark| {
+        let rate = |much: u64, first: &Mark, last: &Mark| {
             let millis = last.at.saturating_sub(first.at).as_millis();
-            u64::try_from(u128::from(bytes) * 1000 / millis.max(1)).unwrap_or(u64::MAX)
+            u64::try_from(u128::from(much) * 1000 / millis.max(1)).unwrap_or(u64::MAX)
         };
-        let nearer = ends.map(|(first, last)| rate(first.left_bytes.saturating_sub(last.left_bytes), first, last));
-        let left = self.marks.back().map(|last| last.left_bytes);
+        let nearer = ends.map(|(first, last)| rate(first.left.saturating_sub(last.left), first, last));
+        let left = self.marks.back().map(|last| last.left);
         Pace {
             seconds_in_stage: now.saturating_sub(self.since).as_secs(),
             attempt: self.tries.get(&self.stage).copied().unwrap_or(1),
-            bytes_per_second: ends.map(|(first, last)| rate(last.done_bytes.saturating_sub(first.done_bytes), first, last)),
+            per_second: ends.map(|(first, last)| rate(last.done.saturating_sub(first.done), first, last)),
             seconds_left: left.zip(nearer).and_then(|(left, nearer)| if left == 0 { Some(0) } else { left.checked_div(nearer) }),
         }
     }
@@ -125,13 +125,13 @@ impl Furthest {
         self.stage = self.stage.max(stage);
         let Some(amount) = amount else { return later };
         let more = match amount.of {
-            Flow::Dataset | Flow::DatasetOfUnknownSize => amount.done_bytes > self.done_bytes,
+            Flow::Dataset | Flow::DatasetOfUnknownSize | Flow::Keys => amount.done > self.done,
             // The stream grows while clients write: only less that is left is nearer.
-            Flow::Stream => amount.left_bytes() < self.left_bytes,
+            Flow::Stream => amount.left() < self.left,
         };
         match amount.of {
-            Flow::Dataset | Flow::DatasetOfUnknownSize => self.done_bytes = self.done_bytes.max(amount.done_bytes),
-            Flow::Stream => self.left_bytes = self.left_bytes.min(amount.left_bytes()),
+            Flow::Dataset | Flow::DatasetOfUnknownSize | Flow::Keys => self.done = self.done.max(amount.done),
+            Flow::Stream => self.left = self.left.min(amount.left()),
         }
         later || more
     }
@@ -142,9 +142,9 @@ mod tests {
     use super::*;
     use crate::model::moves::{Act, Progress};
 
-    fn at(stage: MoveStage, done_bytes: u64, total_bytes: u64) -> [Move; 1] {
+    fn at(stage: MoveStage, done: u64, total: u64) -> [Move; 1] {
         let node = NodeName::new("n2").unwrap();
-        let amount = Amount { node: node.clone(), of: Flow::Dataset, done_bytes, total_bytes };
+        let amount = Amount { node: node.clone(), of: Flow::Dataset, done, total };
         [Move {
             instance: InstanceName::new("cache").unwrap(),
             from: None,
@@ -167,9 +167,9 @@ mod tests {
     fn a_rate_and_the_time_left_follow_from_two_looks() {
         let paces = &mut Paces::default();
         let first = entered(paces, at(MoveStage::CatchUp, 100, 1100), 5, false);
-        assert_eq!((first.bytes_per_second, first.seconds_left), (None, None));
+        assert_eq!((first.per_second, first.seconds_left), (None, None));
         let second = entered(paces, at(MoveStage::CatchUp, 300, 1100), 7, false);
-        assert_eq!((second.bytes_per_second, second.seconds_left), (Some(100), Some(8)));
+        assert_eq!((second.per_second, second.seconds_left), (Some(100), Some(8)));
         assert_eq!(second.seconds_in_stage, 2);
     }
 
@@ -178,14 +178,14 @@ mod tests {
         let paces = &mut Paces::default();
         entered(paces, at(MoveStage::CatchUp, 100, 200), 0, false);
         let runs_away = entered(paces, at(MoveStage::CatchUp, 150, 300), 1, false);
-        assert_eq!((runs_away.bytes_per_second, runs_away.seconds_left), (Some(50), None));
+        assert_eq!((runs_away.per_second, runs_away.seconds_left), (Some(50), None));
     }
 
     #[test]
     fn a_transfer_that_begins_anew_has_no_rate_of_the_one_before() {
         let paces = &mut Paces::default();
         entered(paces, at(MoveStage::CatchUp, 900, 1000), 0, false);
-        assert_eq!(entered(paces, at(MoveStage::CatchUp, 10, 1000), 1, false).bytes_per_second, None);
+        assert_eq!(entered(paces, at(MoveStage::CatchUp, 10, 1000), 1, false).per_second, None);
     }
 
     #[test]
@@ -223,6 +223,6 @@ mod tests {
         }
         assert!(paces.known.values().all(|known| known.marks.len() <= MARKS_MAX));
         let pace = entered(paces, at(MoveStage::CatchUp, 12_000, 20_000), 12, false);
-        assert_eq!(pace.bytes_per_second, Some(1000));
+        assert_eq!(pace.per_second, Some(1000));
     }
 }

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use valkeeper::apply::schedule::Pace;
 use valkeeper::model::action::{Action, CutOverParts};
-use valkeeper::model::desired::{BASE_SETTINGS, Desired, Located, MoveBy, Origin};
-use valkeeper::model::live::{Member, Observed, Server};
+use valkeeper::model::desired::{BASE_SETTINGS, Desired, Ensure, Located, MoveBy, Origin};
+use valkeeper::model::live::{Member, MemberFacts, Observed, Server};
 use valkeeper::model::name::{InstanceName, NodeName, SettingName};
 use valkeeper::model::outcome::Outcome;
 use valkeeper::model::plan::{HeldReason, Plan, Step, Subject};
@@ -42,6 +43,56 @@ fn every_world_of_groups_settles_and_loses_nothing() {
     });
 }
 
+/// The members of many groups are restarted, while replication is slow, agents die, and answers are lost.
+#[test]
+fn no_more_members_are_out_by_our_hand_than_may_restart_at_once() {
+    for seed in 0..if soak() { 1_000 } else { 10 } {
+        let mut world = World::new(seed);
+        let mut desired = world.wish(0);
+        desired.shards.values_mut().for_each(|shard| shard.nodes = (0..NODES).map(world::node).collect());
+        for instance in desired.instances.values_mut() {
+            (instance.ensure, instance.primary) = (Ensure::Present, None);
+        }
+        world.settle(&desired);
+        let members = desired.instances.len() * NODES;
+        desired.revision = "restarts".to_owned();
+        for instance in desired.instances.values_mut() {
+            let (name, other) =
+                (SettingName::new("tcp-backlog").unwrap(), Located { value: "77".to_owned(), at: Origin::default() });
+            instance.settings.insert(name, other);
+        }
+        let mut restarts = 0;
+        for _ in 0..members * 20 {
+            let plan = plan(&desired, &world.sim.shown());
+            if plan.steps.is_empty() && plan.held.is_empty() {
+                break;
+            }
+            let disturbs = |action: &Action| action.restarts() || matches!(action, Action::CutOver(_));
+            world.brakes(&desired, &plan, disturbs);
+            restarts += plan.steps.iter().filter(|step| step.action.restarts()).count();
+            world.make_trouble();
+            world.take_all(&plan.steps, 0.1);
+            *world.sim.faults.lock().unwrap() = Box::new(|| Fault::None);
+            world.breathe(0.3);
+            world.pass_time(0..20);
+            if world.rng.random_bool(0.3) {
+                world.sim.wake();
+            }
+        }
+        world.settle(&desired);
+        world.has_kept_the_laws();
+        assert!(2 * restarts >= members, "seed {seed}: {restarts} restarts of {members} members");
+    }
+}
+
+/// A replica works when it gets what its primary is told, anybody else when it is not fenced.
+fn is_at_work(member: &MemberFacts) -> bool {
+    let Server::Up(running) = &member.server else { return false };
+    let follows = member.role_in_force().and_then(|role| role.follows).is_some();
+    !running.loading
+        && if follows { running.replication.link == Some(Link::Up) } else { member.role_in_force() != Some(Overlay::FENCED) }
+}
+
 struct World {
     seed: u64,
     rng: StdRng,
@@ -54,16 +105,17 @@ struct World {
     snapshots: BTreeMap<SnapshotId, (u64, bool)>,
     histories: u64,
     handed_over: u64,
+    /// Members that were restarted, or fenced to hand over, and were not seen at work since.
+    disturbed: BTreeSet<(NodeName, InstanceName)>,
     /// Only one world is run, and somebody wants to know why.
     tells: bool,
 }
 
 impl World {
-    fn run(seed: u64) {
-        let mut rng = StdRng::seed_from_u64(seed);
+    fn new(seed: u64) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
         let sim = Sim::new(world::empty(world::binary_once()));
-        let rounds = rng.random_range(2..5);
-        let mut world = Self {
+        Self {
             seed,
             rng,
             sim,
@@ -72,8 +124,14 @@ impl World {
             snapshots: BTreeMap::new(),
             histories: 0,
             handed_over: 0,
+            disturbed: BTreeSet::new(),
             tells: std::env::var_os("VALKEEPER_SEED").is_some(),
-        };
+        }
+    }
+
+    fn run(seed: u64) {
+        let mut world = Self::new(seed);
+        let rounds = world.rng.random_range(2..5);
         let mut desired = world.wish(0);
         for round in 0..rounds {
             desired = world.wish(round);
@@ -83,8 +141,12 @@ impl World {
         }
         world.sim.unseen.lock().unwrap().clear();
         world.settle(&desired);
-        let broken = world.sim.broken_laws.lock().unwrap();
-        assert!(broken.is_empty(), "seed {seed}: {}", broken.join("\n"));
+        world.has_kept_the_laws();
+    }
+
+    fn has_kept_the_laws(&self) {
+        let broken = self.sim.broken_laws.lock().unwrap();
+        assert!(broken.is_empty(), "seed {}: {}", self.seed, broken.join("\n"));
     }
 
     /// Shards of one to three nodes, and instances that change theirs from round to round.
@@ -133,23 +195,60 @@ impl World {
             eprintln!("a pass without {unseen:?}");
         }
         *self.sim.unseen.lock().unwrap() = unseen;
-        if self.rng.random_bool(0.3) {
-            let (node, name) = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
-            if self.tells {
-                eprintln!("kill {name} on {node}");
-            }
-            self.sim.edit(&node, &name, world::kill);
-        }
+        self.pass_time(0..20);
+        self.trouble_servers();
+        self.make_trouble();
+        self.breathe(0.6);
+        let plan = plan(desired, &self.sim.shown());
+        self.brakes(desired, &plan, Action::restarts);
+        self.take_all(&plan.steps, 0.6);
+        *self.sim.faults.lock().unwrap() = Box::new(|| Fault::None);
+    }
+
+    /// Agents die, and answers are lost.
+    fn make_trouble(&mut self) {
         let mut dice = StdRng::seed_from_u64(self.rng.random());
         *self.sim.faults.lock().unwrap() = Box::new(move || match dice.random_range(0..8) {
             0 => Fault::CrashAfter(dice.random_range(0..5)),
             1 => Fault::LostReply,
+            2 => Fault::HangAt(dice.random_range(0..5)),
             _ => Fault::None,
         });
-        self.breathe(0.6);
-        let plan = plan(desired, &self.sim.shown());
-        self.take_all(&plan.steps, 0.6);
-        *self.sim.faults.lock().unwrap() = Box::new(|| Fault::None);
+    }
+
+    /// By the nodes' own clocks, which know nothing of each other.
+    fn pass_time(&mut self, seconds: std::ops::Range<i64>) {
+        for observed in self.sim.live.lock().unwrap().nodes.values_mut() {
+            if let Observed::Seen(facts) = observed {
+                facts.observed_at += SignedDuration::from_secs(self.rng.random_range(seconds.clone()));
+            }
+        }
+    }
+
+    /// A server goes on, is stopped by a signal, or is killed; also one that hangs.
+    fn trouble_servers(&mut self) {
+        if self.rng.random_bool(0.3) {
+            self.sim.wake();
+        }
+        let place = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
+        if self.rng.random_bool(0.3) {
+            if self.tells {
+                eprintln!("kill {} on {}", place.1, place.0);
+            }
+            self.sim.hung.lock().unwrap().remove(&place);
+            self.sim.edit(&place.0, &place.1, world::kill);
+        } else if self.rng.random_bool(0.1) && self.is_up(&place) {
+            if self.tells {
+                eprintln!("stop {} on {}", place.1, place.0);
+            }
+            self.sim.hung.lock().unwrap().insert(place, None);
+        }
+    }
+
+    fn is_up(&self, (node, name): &(NodeName, InstanceName)) -> bool {
+        let live = self.sim.shown();
+        let member = live.seen(node).and_then(|(facts, _)| facts.member(name));
+        member.is_some_and(|member| matches!(member.server, Server::Up(_)))
     }
 
     fn take_all(&mut self, steps: &[Step], flows: f64) {
@@ -200,13 +299,49 @@ impl World {
         Outcome::Done
     }
 
+    fn forget_who_works(&mut self) {
+        let live = self.sim.live.lock().unwrap();
+        self.disturbed.retain(|(node, name)| {
+            let member = live.seen(node).and_then(|(facts, _)| facts.member(name));
+            member.is_some_and(|member| member.marker.retiring.is_none() && !is_at_work(member))
+        });
+    }
+
+    /// No restart is begun while as many members are out by our hand as may be. What cannot be seen is not waited for.
+    fn brakes(&mut self, desired: &Desired, plan: &Plan, disturbs: fn(&Action) -> bool) {
+        let begun: Vec<_> =
+            plan.steps.iter().filter(|step| disturbs(&step.action)).map(|step| (&step.node, &step.subject)).collect();
+        self.forget_who_works();
+        if begun.is_empty() {
+            return;
+        }
+        let live = self.sim.live.lock().unwrap().clone();
+        let unseen = self.sim.unseen.lock().unwrap();
+        let is_seen = |name: &InstanceName| {
+            // The roster may still place it where it left.
+            let mut seats = live.seen_nodes().flat_map(|(_, facts)| facts.records.values()).filter_map(|it| it.roster.get(name));
+            !seats.any(|seat| seat.nodes.iter().any(|node| unseen.contains(node)))
+        };
+        let out: Vec<_> = self.disturbed.iter().filter(|(_, name)| is_seen(name)).collect();
+        if out.len() + begun.len() > desired.guard.max_restarts as usize {
+            self.sim.law(format!("{begun:?} while these are out: {out:?} (max_restarts = {})", desired.guard.max_restarts));
+        }
+    }
+
     fn take_one(&mut self, step: &Step, flows: f64) -> Outcome {
+        if let Subject::Instance(name) = &step.subject
+            && (step.action.restarts() || step.action.kind() == "fence")
+        {
+            self.disturbed.insert((step.node.clone(), name.clone()));
+        }
         let outcome = self.sim.take(step);
         if self.tells {
             eprintln!("{}: {outcome:?}", valkeeper::plan::show::step_line(step));
         }
         self.ship();
+        self.forget_who_works();
         self.breathe(flows);
+        self.forget_who_works();
         outcome
     }
 
@@ -256,6 +391,9 @@ impl World {
             facts.ports_in_use = facts.members.values().filter_map(listens).collect();
         }
         let mut endpoints = BTreeMap::new();
+        // Whoever hangs gives nothing, and takes nothing.
+        let hung = self.sim.hung.lock().unwrap();
+        let all: Vec<_> = all.into_iter().filter(|place| !hung.contains_key(place)).collect();
         for (node, name) in &all {
             let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { continue };
             let Some(Member::Marked(member)) = facts.members.get_mut(name).map(Arc::make_mut) else { continue };
@@ -311,9 +449,11 @@ impl World {
     }
 
     fn settle(&mut self, desired: &Desired) {
+        self.sim.wake();
         for _ in 0..PASSES_MAX {
             self.breathe(1.0);
             let plan = plan(desired, &self.sim.shown());
+            self.brakes(desired, &plan, Action::restarts);
             if plan.steps.is_empty() && !plan.held.iter().any(|held| matches!(held.reason, HeldReason::Syncing { .. })) {
                 return self.as_desired(desired, &plan);
             }
@@ -339,7 +479,7 @@ impl World {
                     ))
                 })
                 .collect();
-            if wish.ensure == valkeeper::model::desired::Ensure::Absent {
+            if wish.ensure == Ensure::Absent {
                 assert!(here.is_empty(), "seed {}: {name} should be gone", self.seed);
                 continue;
             }

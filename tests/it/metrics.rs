@@ -39,10 +39,10 @@ pub fn everything() -> Status {
                     { "stage": "catch-up", "nodes": ["n2"], "progress": "now" },
                     { "stage": "cut-over", "nodes": ["n1", "n2"], "progress": "to-come" },
                 ],
-                "amount": { "node": "n2", "of": "dataset", "done_bytes": 1000, "total_bytes": 5000 },
-                "waits_for": "secret-in-a-message",
+                "amount": { "node": "n2", "of": "dataset", "done": 1000, "total": 5000 },
+                "waits_for": { "reason": "syncing", "why": "secret-in-a-message" },
                 "remaining": [{ "node": "n1", "address": "127.0.0.1:6400", "answers": "NOREPLICAS", "connections": 3 }],
-                "pace": { "seconds_in_stage": 9, "attempt": 2, "bytes_per_second": 500, "seconds_left": 8 },
+                "pace": { "seconds_in_stage": 9, "attempt": 2, "per_second": 500, "seconds_left": 8 },
             },
             "held": [
                 { "what": "any change of roles", "reason": "two-primaries", "message": "m", "alarm": true },
@@ -51,7 +51,7 @@ pub fn everything() -> Status {
             ],
         })
     };
-    let status = serde_json::json!({
+    let mut status = serde_json::json!({
         "version": "0.1.0", "fleet": "prod", "started": "2026-11-20T08:00:00Z", "watching": null,
         "configuration": { "read": "2026-11-20T08:00:00Z", "refused": null },
         "source": {
@@ -74,6 +74,7 @@ pub fn everything() -> Status {
             "queue": instance("failed", serde_json::Value::Null),
         },
     });
+    status["instances"]["queue"]["moving"]["amount"] = serde_json::json!({ "node": "n1", "of": "keys", "done": 30, "total": 70 });
     serde_json::from_value(status).unwrap()
 }
 
@@ -176,6 +177,10 @@ fn the_gauges_say_what_the_status_says() {
     says("valkeeper_move_done_bytes{instance=\"cache\"}", "1000");
     says("valkeeper_move_total_bytes{instance=\"cache\"}", "5000");
     says("valkeeper_move_bytes_per_second{instance=\"cache\"}", "500");
+    says("valkeeper_move_done_keys{instance=\"queue\"}", "30");
+    says("valkeeper_move_total_keys{instance=\"queue\"}", "70");
+    assert_eq!(value(&scrape, "valkeeper_move_bytes_per_second{instance=\"queue\"}"), None);
+    says("valkeeper_move_waiting{instance=\"cache\",reason=\"syncing\"}", "1");
     says("valkeeper_move_left_seconds{instance=\"cache\"}", "8");
     says("valkeeper_move_remaining_connections{instance=\"cache\",node=\"n1\"}", "3");
     says("valkeeper_replica_link_up{instance=\"cache\",node=\"n2\"}", "1");

@@ -343,7 +343,7 @@ fn an_apply_of_what_makes_no_progress_says_so_and_another_one_goes_on() {
     let last = told.collect::<Vec<_>>().pop().expect("it says nothing of the move");
     let now = last["script"].as_array().unwrap().iter().find(|act| act["progress"] == "now").unwrap();
     assert_eq!((&now["stage"], &last["pace"]["attempt"]), (&"catch-up".into(), &1.into()), "{last:#}");
-    assert!(last["waits_for"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
+    assert!(last["waits_for"]["why"].as_str().unwrap().contains("waits for its replica on node n2"), "{last:#}");
     assert_eq!(lines.last().unwrap()["stalled"], true);
 
     let said = pair.site().applied().all();
@@ -414,6 +414,43 @@ fn a_move_that_is_reverted_in_its_cut_over_goes_back_to_the_source() {
     let fence = "min-replicas-to-write 1000000";
     assert!(fs::read_to_string(pair.config("n1")).unwrap().contains(fence), "it is not fenced");
     put_back(&pair, writers);
+}
+
+/// The new primary hangs in the cut-over, and the controller dies before it can call that off.
+#[test]
+fn a_fence_whose_target_hangs_is_lifted_when_it_was_held_for_too_long() {
+    let pair = Pair::new();
+    pair.declare("\"n1\", \"n2\"", "a", "");
+    pair.site().applied();
+    let writers = Writers::start(&pair.places());
+    pair.declare("\"n1\", \"n2\"", "a", "primary = \"n2\"");
+    let mut apply = pair.site().command(&["apply", "--yes", "--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(apply.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let is_at = |line: &String, doing: &str| line.contains(&format!("{{\"doing\":\"{doing}\",")) && line.contains("cut-over");
+    lines.find(|line| is_at(line, "writing its config file")).expect("it does not come to its cut-over");
+    let target = pid(&pair, "n2");
+    signal(target, "-STOP");
+    lines.find(|line| is_at(line, "setting what can be set live")).expect("it sets no fence");
+    std::thread::sleep(Duration::from_millis(100));
+    apply.kill().unwrap();
+    apply.wait().unwrap();
+    let fence = || pair.client("n1").ask("CONFIG GET min-replicas-to-write");
+    let once = || pair.site().run(&["apply", "--yes", "--patience", "25ms"]).expect(1);
+    once().says("does not answer");
+    assert_eq!(fence(), "min-replicas-to-write 1000000", "who was slow for a moment takes over yet");
+    let marker = pair.site().path("n1/instances/cache.toml");
+    let text = fs::read_to_string(&marker).unwrap();
+    let since =
+        text.lines().find(|line| line.starts_with("disturbed = ")).expect("its marker does not say since when it is fenced");
+    fs::write(&marker, text.replace(since, "disturbed = \"2026-11-01T00:00:00Z\"")).unwrap();
+    once().says("take writes again");
+    assert_eq!(fence(), "min-replicas-to-write 0");
+    signal(target, "-CONT");
+    pair.site().applied();
+    pair.site().settled();
+    assert!(pair.client("n2").ask("INFO replication").contains("role:master"));
+    let account = writers.end();
+    assert_eq!((account.lost, account.twice, account.both_open), (0, 0, 0), "{account:?}");
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Fault {
     CrashAfter(usize),
     /// Everything is done, and the answer is lost.
     LostReply,
+    /// The server hangs at this effect. What it was told waits for it, and it does that first when it goes on.
+    HangAt(usize),
 }
 
 /// The simulated nodes.
@@ -47,6 +49,8 @@ pub struct Sim {
     pub broken_laws: Mutex<Vec<String>>,
     /// How many snapshots were written.
     pub snapshots: Mutex<u64>,
+    /// Members whose servers hang, with what they were told last.
+    pub hung: Mutex<BTreeMap<(NodeName, InstanceName), Option<Effect>>>,
 }
 
 impl Sim {
@@ -62,11 +66,17 @@ impl Sim {
             loss_allowed: Mutex::default(),
             broken_laws: Mutex::default(),
             snapshots: Mutex::default(),
+            hung: Mutex::default(),
         }
     }
 
     pub fn shown(&self) -> Live {
         let mut live = self.live.lock().unwrap().clone();
+        for (node, name) in self.hung.lock().unwrap().keys() {
+            if let Some(member) = member_mut(&mut live, node, name) {
+                fall_silent(member);
+            }
+        }
         for node in self.unseen.lock().unwrap().iter() {
             live.nodes.insert(node.clone(), Observed::Unseen { unseen: "simulated".into() });
         }
@@ -87,6 +97,9 @@ impl Sim {
             self.law(format!("a step on the unseen node {}: {step:?}", step.node));
             return Outcome::NotReached("unseen".into());
         }
+        if self.hangs(step) {
+            return Outcome::Failed("its server does not answer".into());
+        }
         let fault = (self.faults.lock().unwrap())();
         let mut live = self.live.lock().unwrap();
         let Live { nodes, binaries, paths: _ } = &mut *live;
@@ -100,6 +113,9 @@ impl Sim {
         for (index, effect) in effects(&step.action, &step.subject, node, &binary).into_iter().enumerate() {
             if fault == Fault::CrashAfter(index) {
                 return Outcome::NotReached("crashed".into());
+            }
+            if fault == Fault::HangAt(index) && self.hang(step, &effect) {
+                return Outcome::NotReached("its server does not answer".into());
             }
             self.watch_start(step, node, &effect);
             self.watch_last_writes(step, node, &effect, &binary);
@@ -116,6 +132,34 @@ impl Sim {
         match step.action.standing(&step.subject, node) {
             Standing::After => Outcome::Done,
             Standing::Before | Standing::Elsewhere => Outcome::NotKept(format!("{step:?}")),
+        }
+    }
+
+    fn hangs(&self, step: &Step) -> bool {
+        let Subject::Instance(name) = &step.subject else { return false };
+        self.hung.lock().unwrap().contains_key(&(step.node.clone(), name.clone()))
+    }
+
+    /// Only what a server is told can find it hanging.
+    fn hang(&self, step: &Step, effect: &Effect) -> bool {
+        let Subject::Instance(name) = &step.subject else { return false };
+        let is_told = matches!(effect, Effect::ConfigSet(_) | Effect::Follow(_));
+        if is_told {
+            self.hung.lock().unwrap().insert((step.node.clone(), name.clone()), Some(effect.clone()));
+        }
+        is_told
+    }
+
+    /// Servers that hung go on.
+    pub fn wake(&self) {
+        let mut live = self.live.lock().unwrap();
+        let Live { nodes, binaries, paths: _ } = &mut *live;
+        for ((node, name), told) in std::mem::take(&mut *self.hung.lock().unwrap()) {
+            let Some(Observed::Seen(facts)) = nodes.get_mut(&node) else { continue };
+            if let Some(effect) = told {
+                let binary = binaries[&facts.binary].clone();
+                happen(facts, &Subject::Instance(name), &effect, &binary);
+            }
         }
     }
 
@@ -268,6 +312,22 @@ impl Sim {
             }
         }
     }
+}
+
+fn member_mut<'a>(live: &'a mut Live, node: &NodeName, name: &InstanceName) -> Option<&'a mut MemberFacts> {
+    let Some(Observed::Seen(facts)) = live.nodes.get_mut(node) else { return None };
+    match facts.members.get_mut(name).map(Arc::make_mut) {
+        Some(Member::Marked(member)) => Some(member),
+        Some(Member::Unmarked { .. }) | None => None,
+    }
+}
+
+/// As a server is seen that runs and does not answer.
+fn fall_silent(member: &mut MemberFacts) {
+    let why = "it did not answer";
+    member.server = Server::Silent { pid: 1, why: why.into() };
+    member.spec.memory = Half::Unseen { unseen: why.into() };
+    member.users.values_mut().for_each(|twin| twin.memory = Half::Unseen { unseen: why.into() });
 }
 
 fn databases(spec: &InstanceSpec) -> u64 {

@@ -45,21 +45,40 @@ fn an_instance_without_aof_moves_as_a_snapshot_and_loses_nothing() {
     moved(NO_AOF);
 }
 
+/// Applies it with the usual time for its clients.
+fn stays_an_hour(pair: &Pair, shard: &str) {
+    pair.declare("\"n1\"", shard, SNAPSHOT);
+    let text = pair.site().read("fleet.toml").replace("handover_grace = \"0s\"", "handover_grace = \"1h\"");
+    pair.site().write("fleet.toml", text);
+    pair.site().applied();
+}
+
 #[test]
 fn clients_of_a_server_that_gave_its_data_away_are_told() {
     let pair = Pair::new();
-    let apply = |shard: &str| {
-        pair.declare("\"n1\"", shard, SNAPSHOT);
-        let text = pair.site().read("fleet.toml").replace("handover_grace = \"0s\"", "handover_grace = \"1h\"");
-        pair.site().write("fleet.toml", text);
-        pair.site().applied();
-    };
+    let apply = |shard: &str| stays_an_hour(&pair, shard);
     apply("a");
     let mut reader = pair.client("n1");
     assert_eq!(reader.ask("PING"), "+PONG");
     apply("b");
     assert_eq!(reader.try_ask("PING"), None, "it is left believing");
     assert!(pair.client("n1").ask("SET key value").starts_with("-NOREPLICAS"));
+}
+
+/// Without the password it cannot, as where the network is closed.
+#[test]
+fn an_old_server_that_somebody_makes_follow_in_vain_leaves_in_time() {
+    let pair = Pair::new();
+    stays_an_hour(&pair, "a");
+    stays_an_hour(&pair, "b");
+    let config = fs::read_to_string(pair.config("n2")).unwrap();
+    let port = config.lines().find_map(|line| line.strip_prefix("port ")).unwrap();
+    assert_eq!(pair.client("n1").ask(&format!("REPLICAOF 127.0.0.1 {port}")), "+OK");
+    pair.site().run(&["plan"]).says("now      leave     n1").says("leaves when guard.handover_grace is over");
+    pair.declare("\"n1\"", "b", SNAPSHOT);
+    pair.site().applied();
+    pair.site().settled();
+    assert!(!pair.config("n1").exists());
 }
 
 /// Kinds of data of every sort, in several databases.

@@ -91,7 +91,8 @@ impl Way<'_> {
     }
 }
 
-/// How far it is, how fast, and how long it will take.
+/// How far it is, how fast, and how long it will take. What follows moves from look to look says so too, but none comes while a
+/// step is at work.
 fn progress(at: u64, first: u64, total: u64, watch: Stopwatch) -> String {
     let rate = (at - first) as f64 / watch.elapsed().as_secs_f64().max(0.001);
     let left = (total - at) as f64 / rate.max(1.0);

@@ -104,6 +104,7 @@ impl MemberFacts {
             protect: creation.protect,
             operator: Fingerprint::of(creation.uid.as_bytes()),
             retiring: None,
+            disturbed: None,
             owes_farewell: false,
             snapshot: None,
             seed: Seed::of_new(&creation.spec.overlay()),
@@ -211,6 +212,7 @@ impl MemberFacts {
             input_bytes_per_second: 0,
             databases_used,
             unsaved_changes: 0,
+            saving: None,
             aof_rewriting: false,
             connections: Connections::default(),
         });

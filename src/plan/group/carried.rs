@@ -26,6 +26,12 @@ impl<'a> Group<'a> {
         self.members.iter_mut().zip(apart).for_each(|(member, apart)| member.is_apart = apart);
     }
 
+    /// Was another member opened with the data of this one?
+    pub(super) fn gave_away(&self, place: usize) -> bool {
+        let fellows = self.fellows();
+        fellows.get(place).is_some_and(|fellow| snapshot::gave_away(&fellows, fellow))
+    }
+
     /// Decides about an instance whose data has to be carried; false: it is not.
     pub(super) fn carried(&mut self, scene: &mut Scene<'a>, decision: &mut Decision) -> bool {
         let fellows = self.fellows();
@@ -51,7 +57,7 @@ impl<'a> Group<'a> {
         let port = ports::current(from.place.member);
         let is_open = migration::in_force(&from.fellow()) == Some(Overlay::OPEN);
         let target = self.members.iter().position(|member| member.place.node == node);
-        let why_not = self.judged(scene, source, target);
+        let why_not = self.unfit(scene, source, target);
         if is_open {
             let turns = self.turns();
             for place in 0..self.members.len() {
@@ -89,7 +95,7 @@ impl<'a> Group<'a> {
     }
 
     /// Why the new member could not have the data, if it could not: better known before the source takes no more writes.
-    fn judged(&self, scene: &Scene<'_>, source: usize, target: Option<usize>) -> Option<HeldReason> {
+    fn unfit(&self, scene: &Scene<'_>, source: usize, target: Option<usize>) -> Option<HeldReason> {
         let from = self.members.get(source)?;
         if self.is_unwritten(source)
             && let Err(reason) = preflight::snapshot(scene, &from.place)
@@ -161,7 +167,7 @@ impl<'a> Group<'a> {
         self.note(decision, place, |marker| Marker { seed: Some(Seed::Awaited), snapshot: None, ..marker });
     }
 
-    fn note(&self, decision: &mut Decision, place: usize, change: impl FnOnce(Marker) -> Marker) {
+    pub(super) fn note(&self, decision: &mut Decision, place: usize, change: impl FnOnce(Marker) -> Marker) {
         let Some(member) = self.members.get(place) else { return };
         let before = member.place.member.marker.clone();
         if let Some(change) = Change::new(before.clone(), change(before)) {

@@ -3,17 +3,13 @@
 use super::{Group, Standing, endpoint};
 use crate::model::action::RoleStage;
 use crate::model::desired::MoveBy;
+use crate::model::live::Saving;
 use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Progress, Site};
 use crate::model::name::NodeName;
-use crate::model::snapshot::Seed;
+use crate::model::snapshot::{Seed, Snapshot};
+use crate::plan::migration;
 use crate::plan::snapshot::Next;
 use crate::plan::{Decision, Scene, moves};
-
-/// While writes may go on, the source is fenced when its snapshot is in place already.
-const FENCED: [MoveStage; 6] =
-    [MoveStage::Join, MoveStage::Fence, MoveStage::Save, MoveStage::Carry, MoveStage::Open, MoveStage::Leave];
-const UNFENCED: [MoveStage; 6] =
-    [MoveStage::Join, MoveStage::Save, MoveStage::Carry, MoveStage::Fence, MoveStage::Open, MoveStage::Leave];
 
 impl Group<'_> {
     /// The script of a move from this source to this node. `next`: what comes next, if that is known.
@@ -40,29 +36,25 @@ impl Group<'_> {
             Some(Next::Wait | Next::Empty) | None => MoveStage::Join,
         };
         let all = match self.instance.move_by {
-            MoveBy::SnapshotUnfenced => UNFENCED,
-            MoveBy::Snapshot | MoveBy::Replication => FENCED,
+            MoveBy::SnapshotUnfenced => MoveStage::UNFENCED,
+            MoveBy::Snapshot | MoveBy::Replication => MoveStage::ALL,
         };
         let mut progress = Progress::Done;
-        let script = all.into_iter().map(|stage| {
+        let (source, target_node) = (|| vec![from.place.node.clone()], || vec![to.clone()]);
+        let script = all.into_iter().filter_map(|stage| {
+            let nodes = match stage {
+                MoveStage::Fence | MoveStage::Save | MoveStage::Leave => source(),
+                MoveStage::Carry => vec![from.place.node.clone(), to.clone()],
+                MoveStage::Join | MoveStage::Open => target_node(),
+                MoveStage::CatchUp | MoveStage::CutOver | MoveStage::Promote | MoveStage::Demote => return None,
+            };
             if progress == Progress::Now {
                 progress = Progress::ToCome;
             }
             if stage == now {
                 progress = Progress::Now;
             }
-            let both = || vec![from.place.node.clone(), to.clone()];
-            let nodes = match stage {
-                MoveStage::Fence | MoveStage::Save | MoveStage::Leave => vec![from.place.node.clone()],
-                MoveStage::Carry => both(),
-                MoveStage::Join
-                | MoveStage::CatchUp
-                | MoveStage::CutOver
-                | MoveStage::Promote
-                | MoveStage::Open
-                | MoveStage::Demote => vec![to.clone()],
-            };
-            Act { stage, nodes, progress }
+            Some(Act { stage, nodes, progress })
         });
         let script = script.collect();
         let made = || moves::made_at(decision, to, |port| endpoint(scene, to, port).to_string());
@@ -72,7 +64,7 @@ impl Group<'_> {
             from: Some(Site { node: from.place.node.clone(), address: Some(from.endpoint.to_string()) }),
             to: Some(Site { node: to.clone(), address }),
             script,
-            amount: next.and_then(|next| amount(next, target?)),
+            amount: next.and_then(|next| amount(next, from, target)),
             waits_for: None,
             remaining: Vec::new(),
             pace: None,
@@ -80,12 +72,23 @@ impl Group<'_> {
     }
 }
 
-/// How much of the snapshot has been carried; its sum is made when all of it is there.
-fn amount(next: &Next, target: &Standing<'_>) -> Option<Amount> {
-    let Next::Carry(made) = next else { return None };
-    let arrived = target.place.member.data.arrived_bytes.unwrap_or_default();
-    let (node, done_bytes) = (target.place.node.clone(), arrived.min(made.bytes));
-    Some(Amount { node, of: Flow::Dataset, done_bytes, total_bytes: made.bytes })
+/// How much of the snapshot is written, or has been carried; its sum is made when all of it is there.
+fn amount(next: &Next, source: &Standing<'_>, target: Option<&Standing<'_>>) -> Option<Amount> {
+    match next {
+        Next::Take { fenced: _ } => {
+            let is_ours = matches!(source.place.member.marker.snapshot, Some(Snapshot::Begun { .. }));
+            let Saving { done_keys, total_keys } = migration::up(source.place.member)?.saving.filter(|_| is_ours)?;
+            let (node, done) = (source.place.node.clone(), done_keys.min(total_keys));
+            Some(Amount { node, of: Flow::Keys, done, total: total_keys })
+        }
+        Next::Carry(made) => {
+            let target = target?;
+            let arrived = target.place.member.data.arrived_bytes.unwrap_or_default();
+            let (node, done) = (target.place.node.clone(), arrived.min(made.bytes));
+            Some(Amount { node, of: Flow::Dataset, done, total: made.bytes })
+        }
+        Next::Turn(_) | Next::Empty | Next::Void | Next::Wait => None,
+    }
 }
 
 fn has_seed(target: &Standing<'_>) -> bool {

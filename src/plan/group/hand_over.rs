@@ -32,7 +32,7 @@ impl Group<'_> {
         true
     }
 
-    /// The primary hands over to the chosen member, or, if it stays, members that are no longer wanted leave.
+    /// The primary hands over to the chosen member, unless that is the primary itself.
     pub(super) fn hand_over(&self, scene: &Scene<'_>, decision: &mut Decision, primary: usize) {
         let chosen = self.chosen(primary);
         let (Some(source), Some(target)) = (self.members.get(primary), self.members.get(chosen)) else { return };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Pace, Progress, Remaining, Site};
+use crate::model::moves::{Act, Amount, Flow, Move, MoveStage, Pace, Progress, Remaining, Site, Unit};
 use crate::model::name::NodeName;
 use crate::model::size::{show_duration, show_size};
 
@@ -11,11 +11,7 @@ pub fn lines(it: &Move) -> Vec<String> {
     let mut lines = vec![head(it)];
     for act in &it.script {
         let Act { stage, nodes, progress } = act;
-        let arrow = if nodes.len() == 2 && it.from.as_ref().is_some_and(|from| nodes.first() == Some(&from.node)) {
-            " -> "
-        } else {
-            ", "
-        };
+        let arrow = if matches!(stage, MoveStage::Carry | MoveStage::CutOver) { " -> " } else { ", " };
         let nodes = nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(arrow);
         let mut more = if *progress == Progress::Now { present(it) } else { String::new() };
         // Why is told once, among all that is held.
@@ -31,7 +27,7 @@ pub fn lines(it: &Move) -> Vec<String> {
 /// The present stage in one line, for progress; nothing where the script is through.
 pub fn progress(it: &Move) -> Option<String> {
     let act = it.now()?;
-    let waits = it.waits_for.iter().map(|why| format!("; {why}")).collect::<String>();
+    let waits = it.waits_for.iter().map(|wait| format!("; {}", wait.why)).collect::<String>();
     Some(format!("{}: {}{}{waits}", it.instance, act.stage.word(), present(it)))
 }
 
@@ -51,28 +47,33 @@ fn site(site: &Site) -> String {
 
 fn present(it: &Move) -> String {
     let amount = it.amount.iter().map(amount);
-    let pace = it.pace.iter().flat_map(pace);
+    let unit = it.amount.as_ref().map_or(Unit::Bytes, |amount| amount.of.unit());
+    let pace = it.pace.iter().flat_map(|it| pace(it, unit));
     let parts: Vec<String> = amount.chain(pace).collect();
     if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) }
 }
 
 fn amount(amount: &Amount) -> String {
-    let Amount { node, of, done_bytes, total_bytes } = amount;
+    let Amount { node, of, done, total } = amount;
     match of {
-        Flow::Dataset => format!("{} of {} on {node}", show_size(*done_bytes), show_size(*total_bytes)),
-        Flow::DatasetOfUnknownSize => format!("{} of at most {} on {node}", show_size(*done_bytes), show_size(*total_bytes)),
-        Flow::Stream => match amount.left_bytes() {
-            0 => format!("{node} has all {total_bytes} B of the stream"),
-            left => format!("{node} is at {done_bytes} of {total_bytes} B of the stream, {} behind", show_size(left)),
+        Flow::Dataset => format!("{} of {} on {node}", show_size(*done), show_size(*total)),
+        Flow::DatasetOfUnknownSize => format!("{} of at most {} on {node}", show_size(*done), show_size(*total)),
+        Flow::Stream => match amount.left() {
+            0 => format!("{node} has all {total} B of the stream"),
+            left => format!("{node} is at {done} of {total} B of the stream, {} behind", show_size(left)),
         },
+        Flow::Keys => format!("{done} of {total} keys of {node} written"),
     }
 }
 
-fn pace(pace: &Pace) -> Vec<String> {
-    let Pace { seconds_in_stage, attempt, bytes_per_second, seconds_left } = *pace;
+fn pace(pace: &Pace, unit: Unit) -> Vec<String> {
+    let Pace { seconds_in_stage, attempt, per_second, seconds_left } = *pace;
     let lasts = |seconds: u64| show_duration(Duration::from_secs(seconds));
     let mut parts = Vec::new();
-    parts.extend(bytes_per_second.map(|bytes| format!("{}/s", show_size(bytes))));
+    parts.extend(per_second.map(|much| match unit {
+        Unit::Bytes => format!("{}/s", show_size(much)),
+        Unit::Keys => format!("{much} keys/s"),
+    }));
     parts.extend(seconds_left.map(|seconds| format!("{} left", lasts(seconds))));
     parts.extend((seconds_in_stage > 0).then(|| format!("for {}", lasts(seconds_in_stage))));
     parts.extend((attempt > 1).then(|| format!("attempt {attempt}")));

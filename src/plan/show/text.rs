@@ -273,6 +273,9 @@ fn mark(out: &mut Page, before: &Marker, after: &Marker, tail: &str) {
         (Some(_), None) => out.line(3, ". it stays [bookkeeping]"),
         (None, None) | (Some(_), Some(_)) => {}
     }
+    if before.disturbed.is_some() && after.disturbed.is_none() {
+        out.line(3, ". it is back at work [bookkeeping]");
+    }
     if before.owes_farewell && !after.owes_farewell {
         out.line(3, ". its clients' connections are closed: it follows another member, and they were not told [bookkeeping]");
     }

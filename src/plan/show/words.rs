@@ -1,7 +1,7 @@
 //! Causes, costs and reasons in words.
 
 use crate::model::action::{Action, Upgrade};
-use crate::model::name::NodeName;
+use crate::model::name::{InstanceName, NodeName};
 use crate::model::plan::{Cause, ConnectionLimit, Cost, HeldReason, Note, Resource, Step};
 use crate::model::preflight::Unfit;
 use crate::model::size::show_size;
@@ -164,12 +164,8 @@ pub fn held_reason(reason: &HeldReason) -> String {
             keys_up_to(*used)
         ),
         HeldReason::Downgrade { runs, installed } => downgrade(runs, installed),
-        HeldReason::PortTaken { node, port, by: None } => {
-            format!("something else listens on port {port} of node {node}: free it or declare another port")
-        }
-        HeldReason::PortTaken { node, port, by: Some(other) } => {
-            format!("instance {other} has port {port} of node {node} now: move that one first, to a port that nobody has")
-        }
+        HeldReason::PortTaken { node, port, by } => port_taken(node, *port, by.as_ref()),
+        HeldReason::PortShared { node, port } => port_shared(node, *port),
         HeldReason::NoPortFree { ports } => {
             format!("no port from {} to {} is free: widen ports of the shard", ports.start(), ports.end())
         }
@@ -203,6 +199,22 @@ pub fn held_reason(reason: &HeldReason) -> String {
         HeldReason::FullerMember { node, fuller } => fuller_member(node, fuller),
         HeldReason::PromotionUnseen { node, why } => promotion_unseen(node, why),
     }
+}
+
+fn port_taken(node: &NodeName, port: u16, by: Option<&InstanceName>) -> String {
+    match by {
+        None => format!("something else listens on port {port} of node {node}: free it or declare another port"),
+        Some(other) => {
+            format!("instance {other} has port {port} of node {node} now: move that one first, to a port that nobody has")
+        }
+    }
+}
+
+fn port_shared(node: &NodeName, port: u16) -> String {
+    format!(
+        "its member on node {node}, which is the same machine, has the declared port {port}: leave port out, and each member is \
+         given one of its own"
+    )
 }
 
 fn unfit(why: &Unfit) -> String {

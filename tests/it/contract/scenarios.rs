@@ -115,7 +115,7 @@ async fn compare(title: &str, moves: &[Move]) {
 
 enum Node {
     Real(World),
-    Simulated(Sim),
+    Simulated(Box<Sim>),
 }
 
 fn difference(real: &NodeFacts, simulated: &NodeFacts) -> String {
@@ -184,7 +184,11 @@ impl Node {
             capacity: Default::default(),
         };
         let binaries = [(facts.binary.clone(), Arc::new(world::binary_once().clone()))].into();
-        Self::Simulated(Sim::new(Live { nodes: [(here(), Observed::Seen(facts))].into(), binaries, paths: Paths::default() }))
+        Self::Simulated(Box::new(Sim::new(Live {
+            nodes: [(here(), Observed::Seen(facts))].into(),
+            binaries,
+            paths: Paths::default(),
+        })))
     }
 
     /// Makes a move; gives the steps and what is held, where something is planned.
@@ -253,6 +257,7 @@ fn still(member: &mut MemberFacts) {
             pid: 0,
             used_memory_bytes: 0,
             input_bytes_per_second: 0,
+            saving: None,
             aof_rewriting: false,
             connections: Connections::default(),
             replication: Default::default(),

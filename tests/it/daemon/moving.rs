@@ -63,9 +63,8 @@ fn a_move_is_visible_all_the_way_until_its_clients_have_gone() {
     assert!(subscriber.ask("SUBSCRIBE news").starts_with("subscribe"));
 
     post.commit(&tables(&post, "b", "1h"));
-    let is_measured = |status: &Value| {
-        stage(moving(status)) == Some("catch-up") && moving(status)["pace"]["bytes_per_second"].as_u64() > Some(0)
-    };
+    let is_measured =
+        |status: &Value| stage(moving(status)) == Some("catch-up") && moving(status)["pace"]["per_second"].as_u64() > Some(0);
     let status = daemon.until("catching up at some rate", is_measured);
     while_it_catches_up(&post, &daemon, moving(&status));
 
