@@ -143,12 +143,17 @@ impl Session {
         work.map(|end| end.unwrap_or_else(|error| Err(error.to_string()))).boxed().shared()
     }
 
-    /// Looks at everything there.
+    /// Looks at everything there. Whoever has the right to act sees only what nobody else is about to change: a connection that
+    /// broke leaves an agent behind that finishes what it began, and keeps the right until then.
     ///
     /// # Errors
     /// Why the node cannot be seen.
     pub async fn look(&self) -> Result<Look, String> {
         let connection = self.connection().await?;
+        let acts = lock(&self.held_as).is_some();
+        if acts && lock(&self.holder).is_some() {
+            self.regain_right().await?;
+        }
         let known = lock(&self.known).clone();
         match connection.ask(known.request(), LOOK, &Tell::nobody()).await {
             Ok(Reply::Observed { facts, binary, same }) => {

@@ -3,7 +3,7 @@
 use super::found::{Found, Place, Places};
 use super::{Decision, Hand, Scene};
 use crate::model::action::Action;
-use crate::model::desired::{Desired, Ensure, Mode};
+use crate::model::desired::{Desired, DesiredInstance, Ensure, Mode};
 use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::marker::Stage;
 use crate::model::name::InstanceName;
@@ -17,27 +17,34 @@ use crate::model::record::Suspension;
 /// come back, no further one is restarted: that is what a brake is for. A server that loads its data counts whoever stopped it.
 ///
 /// What does not count: an instance of which a node cannot be seen, or a dead node would stop the fleet for ever; a member that
-/// leaves; a link that broke by itself; a replica that joins, for it takes nothing away from anybody while it is not there yet.
+/// leaves; a link that broke by itself; a replica that joins, for it takes nothing away from anybody while it is not there yet; what
+/// nobody is to bring back, because its block is gone or it is only observed. And no instance waits for its own members that are out: a restart
+/// that failed is tried again.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u32,
-    taken: Vec<InstanceName>,
+    out: Vec<InstanceName>,
+    planned: Vec<InstanceName>,
 }
 
 impl Budget {
     pub(super) fn new(desired: &Desired, live: &Live, found: &Found<'_>) -> Self {
         let is_seen =
             |places: &Places<'_>| places.seat.is_none_or(|seat| seat.nodes.iter().all(|node| live.seen(node).is_some()));
-        let mut taken = Vec::new();
+        let is_kept = |places: &Places<'_>| {
+            let kept = |instance: &DesiredInstance| instance.ensure == Ensure::Present && instance.mode == Mode::Correct;
+            places.desired.is_some_and(kept) && desired.mode == Mode::Correct
+        };
+        let mut out = Vec::new();
         for (name, places) in &found.instances {
             let counts = |member: &MemberFacts| {
                 let is_loading = matches!(&member.server, Server::Up(running) if running.loading);
                 let is_out = member.marker.disturbed.is_some() && member.marker.retiring.is_none() && !member.is_at_work();
-                is_loading || (is_out && is_seen(places))
+                is_loading || (is_out && is_kept(places) && is_seen(places))
             };
-            taken.extend(places.ours.iter().filter(|place| counts(place.member)).map(|_| (*name).clone()));
+            out.extend(places.ours.iter().filter(|place| counts(place.member)).map(|_| (*name).clone()));
         }
-        Self { max: desired.guard.max_restarts, taken }
+        Self { max: desired.guard.max_restarts, out, planned: Vec::new() }
     }
 
     /// Takes one restart.
@@ -45,13 +52,14 @@ impl Budget {
     /// # Errors
     /// The instance behind which it waits.
     pub(super) fn take(&mut self, instance: &InstanceName) -> Result<(), InstanceName> {
-        let free = (self.taken.len() as u64) < u64::from(self.max);
-        match self.taken.last() {
+        let counts = || self.out.iter().filter(|other| *other != instance).chain(&self.planned);
+        let free = (counts().count() as u64) < u64::from(self.max);
+        match counts().next_back() {
             Some(last) if !free => Err(last.clone()),
             // A budget of zero holds every restart behind itself.
             None if !free => Err(instance.clone()),
             Some(_) | None => {
-                self.taken.push(instance.clone());
+                self.planned.push(instance.clone());
                 Ok(())
             }
         }

@@ -212,6 +212,7 @@ impl World {
             0 => Fault::CrashAfter(dice.random_range(0..5)),
             1 => Fault::LostReply,
             2 => Fault::HangAt(dice.random_range(0..5)),
+            3 => Fault::StuckAt(dice.random_range(0..5)),
             _ => Fault::None,
         });
     }
@@ -228,7 +229,7 @@ impl World {
     /// A server goes on, is stopped by a signal, or is killed; also one that hangs.
     fn trouble_servers(&mut self) {
         if self.rng.random_bool(0.3) {
-            self.sim.wake();
+            self.wake();
         }
         let place = (world::node(self.rng.random_range(0..NODES)), world::instance(self.rng.random_range(0..5)));
         if self.rng.random_bool(0.3) {
@@ -299,6 +300,13 @@ impl World {
         Outcome::Done
     }
 
+    /// Agents and servers that hung go on. What was at work on a node by then, nobody was told.
+    fn wake(&mut self) {
+        let nodes: BTreeSet<NodeName> = self.sim.stuck.lock().unwrap().keys().cloned().collect();
+        self.sim.wake();
+        self.disturbed.retain(|(node, _)| !nodes.contains(node));
+    }
+
     fn forget_who_works(&mut self) {
         let live = self.sim.live.lock().unwrap();
         self.disturbed.retain(|(node, name)| {
@@ -307,7 +315,8 @@ impl World {
         });
     }
 
-    /// No restart is begun while as many members are out by our hand as may be. What cannot be seen is not waited for.
+    /// No restart is begun while as many members of other instances are out by our hand as may be. What cannot be seen is not waited
+    /// for, nor what nobody brings back.
     fn brakes(&mut self, desired: &Desired, plan: &Plan, disturbs: fn(&Action) -> bool) {
         let begun: Vec<_> =
             plan.steps.iter().filter(|step| disturbs(&step.action)).map(|step| (&step.node, &step.subject)).collect();
@@ -316,13 +325,16 @@ impl World {
             return;
         }
         let live = self.sim.live.lock().unwrap().clone();
-        let unseen = self.sim.unseen.lock().unwrap();
+        let shown = self.sim.shown();
         let is_seen = |name: &InstanceName| {
             // The roster may still place it where it left.
             let mut seats = live.seen_nodes().flat_map(|(_, facts)| facts.records.values()).filter_map(|it| it.roster.get(name));
-            !seats.any(|seat| seat.nodes.iter().any(|node| unseen.contains(node)))
+            seats.all(|seat| seat.nodes.iter().all(|node| shown.seen(node).is_some()))
         };
-        let out: Vec<_> = self.disturbed.iter().filter(|(_, name)| is_seen(name)).collect();
+        let is_kept = |name: &InstanceName| desired.instances.get(name).is_some_and(|it| it.ensure == Ensure::Present);
+        let is_begun = |name: &InstanceName| begun.iter().any(|(_, subject)| **subject == Subject::Instance(name.clone()));
+        let counts = |name: &InstanceName| is_seen(name) && is_kept(name) && !is_begun(name);
+        let out: Vec<_> = self.disturbed.iter().filter(|(_, name)| counts(name)).collect();
         if out.len() + begun.len() > desired.guard.max_restarts as usize {
             self.sim.law(format!("{begun:?} while these are out: {out:?} (max_restarts = {})", desired.guard.max_restarts));
         }
@@ -331,6 +343,7 @@ impl World {
     fn take_one(&mut self, step: &Step, flows: f64) -> Outcome {
         if let Subject::Instance(name) = &step.subject
             && (step.action.restarts() || step.action.kind() == "fence")
+            && !self.sim.stuck.lock().unwrap().contains_key(&step.node)
         {
             self.disturbed.insert((step.node.clone(), name.clone()));
         }
@@ -449,7 +462,7 @@ impl World {
     }
 
     fn settle(&mut self, desired: &Desired) {
-        self.sim.wake();
+        self.wake();
         for _ in 0..PASSES_MAX {
             self.breathe(1.0);
             let plan = plan(desired, &self.sim.shown());

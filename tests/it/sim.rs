@@ -27,6 +27,9 @@ pub enum Fault {
     CrashAfter(usize),
     /// Everything is done, and the answer is lost.
     LostReply,
+    /// The agent hangs before this effect on a role, for as long as it keeps the right to act on its node; its controller is gone. What is left of
+    /// the step it does when it goes on.
+    StuckAt(usize),
     /// The server hangs at this effect. What it was told waits for it, and it does that first when it goes on.
     HangAt(usize),
 }
@@ -51,6 +54,8 @@ pub struct Sim {
     pub snapshots: Mutex<u64>,
     /// Members whose servers hang, with what they were told last.
     pub hung: Mutex<BTreeMap<(NodeName, InstanceName), Option<Effect>>>,
+    /// Nodes where an agent hangs, with what it is still to do.
+    pub stuck: Mutex<BTreeMap<NodeName, (Subject, Vec<Effect>)>>,
 }
 
 impl Sim {
@@ -67,6 +72,7 @@ impl Sim {
             broken_laws: Mutex::default(),
             snapshots: Mutex::default(),
             hung: Mutex::default(),
+            stuck: Mutex::default(),
         }
     }
 
@@ -77,7 +83,8 @@ impl Sim {
                 fall_silent(member);
             }
         }
-        for node in self.unseen.lock().unwrap().iter() {
+        // The next agent does not get the right to act, and so is not believed (`fleet/session.rs`).
+        for node in self.unseen.lock().unwrap().iter().chain(self.stuck.lock().unwrap().keys()) {
             live.nodes.insert(node.clone(), Observed::Unseen { unseen: "simulated".into() });
         }
         live
@@ -97,6 +104,9 @@ impl Sim {
             self.law(format!("a step on the unseen node {}: {step:?}", step.node));
             return Outcome::NotReached("unseen".into());
         }
+        if self.stuck.lock().unwrap().contains_key(&step.node) {
+            return Outcome::NotReached("another agent has the right to act".into());
+        }
         if self.hangs(step) {
             return Outcome::Failed("its server does not answer".into());
         }
@@ -110,7 +120,13 @@ impl Sim {
             Standing::Elsewhere => return Outcome::Conflict(format!("{step:?}")),
             Standing::Before => {}
         }
-        for (index, effect) in effects(&step.action, &step.subject, node, &binary).into_iter().enumerate() {
+        let list = effects(&step.action, &step.subject, node, &binary);
+        for (index, effect) in list.clone().into_iter().enumerate() {
+            if fault == Fault::StuckAt(index) && matches!(step.action, Action::ChangeRole(_)) {
+                let left = (step.subject.clone(), list[index..].to_vec());
+                self.stuck.lock().unwrap().insert(step.node.clone(), left);
+                return Outcome::NotReached("its agent hangs".into());
+            }
             if fault == Fault::CrashAfter(index) {
                 return Outcome::NotReached("crashed".into());
             }
@@ -137,7 +153,7 @@ impl Sim {
 
     fn hangs(&self, step: &Step) -> bool {
         let Subject::Instance(name) = &step.subject else { return false };
-        self.hung.lock().unwrap().contains_key(&(step.node.clone(), name.clone()))
+        !matches!(step.action, Action::Mark(_)) && self.hung.lock().unwrap().contains_key(&(step.node.clone(), name.clone()))
     }
 
     /// Only what a server is told can find it hanging.
@@ -150,10 +166,15 @@ impl Sim {
         is_told
     }
 
-    /// Servers that hung go on.
+    /// Agents and servers that hung go on.
     pub fn wake(&self) {
         let mut live = self.live.lock().unwrap();
         let Live { nodes, binaries, paths: _ } = &mut *live;
+        for (node, (subject, left)) in std::mem::take(&mut *self.stuck.lock().unwrap()) {
+            let Some(Observed::Seen(facts)) = nodes.get_mut(&node) else { continue };
+            let binary = binaries[&facts.binary].clone();
+            left.iter().for_each(|effect| happen(facts, &subject, effect, &binary));
+        }
         for ((node, name), told) in std::mem::take(&mut *self.hung.lock().unwrap()) {
             let Some(Observed::Seen(facts)) = nodes.get_mut(&node) else { continue };
             if let Some(effect) = told {
