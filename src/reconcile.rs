@@ -198,9 +198,11 @@ impl Wait {
     }
 }
 
-/// Instances of which a step did not come to its end.
+/// Instances of which a step did not come to its end. A save, and what is carried, outlast their steps, and the next one goes on.
 pub fn in_vain(report: &Report) -> BTreeSet<InstanceName> {
-    let open = report.results.iter().filter(|(_, outcome)| outcome.as_ref().is_some_and(|outcome| !outcome.is_done()));
+    let goes_on = |step: &Step, outcome: &Outcome| matches!((&step.action, outcome), (Action::Ship(_), Outcome::Pending(_)));
+    let is_open = |step: &Step, outcome: &Outcome| !outcome.is_done() && !goes_on(step, outcome);
+    let open = report.results.iter().filter(|(step, outcome)| outcome.as_ref().is_some_and(|outcome| is_open(step, outcome)));
     let instance = |(step, _): &(Step, Option<Outcome>)| match &step.subject {
         Subject::Instance(name) => Some(name.clone()),
         Subject::Fleet => None,

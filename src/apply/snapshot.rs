@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::process::Child;
 
 use super::server::{Acting, Halt, failed};
 use crate::host::cargo::{self, Sums};
-use crate::host::clock::Poll;
+use crate::host::clock::{Deadline, Poll};
 use crate::host::files::{self, Stamp, stamp};
 use crate::host::held::lock;
 use crate::host::machine;
@@ -21,6 +22,10 @@ use crate::model::size::show_size;
 use crate::model::snapshot::{CHUNK_BYTES_MAX, Made, Seed, Ship, Snapshot, SnapshotId};
 use crate::observe::disk::{self, MarkerOnDisk};
 use crate::observe::{LocalNode, chain};
+
+/// How long one step waits for a server that saves: only a look tells the status and the metrics how many keys are written, and
+/// nothing takes writes meanwhile.
+const SAVING: Duration = Duration::from_secs(3);
 
 /// What goes on from step to step, because it may take longer than one has.
 #[derive(Debug, Default)]
@@ -137,7 +142,7 @@ async fn await_save(acting: &mut Acting) -> Result<(), Halt> {
         return Err(Halt::Pending("another snapshot: the server was restarted while it wrote this one".to_owned()));
     }
     let file = dump(acting);
-    let mut poll = Poll::default();
+    let (end, mut poll) = (Deadline::after(SAVING.min(acting.end.left())), Poll::default());
     loop {
         let info = acting.info("persistence").await?;
         let field = |name| info_field(&info, name).unwrap_or_default();
@@ -156,7 +161,7 @@ async fn await_save(acting: &mut Acting) -> Result<(), Halt> {
         let (keys, total) = (field("current_save_keys_processed"), field("current_save_keys_total"));
         let share = format!("{keys} of {total} keys, {} s", field("rdb_current_bgsave_time_sec"));
         acting.tell.say(format!("writing the snapshot ({share})"));
-        if !poll.again(acting.end).await {
+        if !poll.again(end).await {
             return Err(Halt::Pending(format!("the snapshot to be written ({share})")));
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::base::Suite;
 use crate::host::Host;
+use crate::lab::until;
 use crate::site::{PASSWORD, Site, hash, instance, timed};
 
 /// Instances of each host.
@@ -186,4 +187,27 @@ fn instances_are_deleted_and_brought_back(site: &Site) {
     site.settled();
     assert_eq!(site.client("n3", "n3-05").ask("GET precious"), "1");
     let _ = PASSWORD;
+}
+
+/// Until its first append-only file is written, a server refuses to end, and forgets that it was asked to: as a replica does that
+/// has just received its data.
+#[test]
+#[ignore = "boots hosts: make test-fleet"]
+fn a_host_reboots_while_a_server_cannot_end_yet() {
+    let site = Site::of([Suite::Trixie]);
+    site.declare(&instance("cache", "n1", ""));
+    site.applied();
+    let (host, mut client) = (site.host("n1"), site.client("n1", "cache"));
+    let sets: String = (0..2000).map(|key| format!("SET key:{key} kept\r\n")).collect();
+    client.ask_many(&sets, 2000);
+    let mut operator = site.operator("n1", "cache");
+    // 2 ms for each key, so four seconds.
+    for line in ["CONFIG SET appendonly no", "CONFIG SET rdb-key-save-delay 2000", "CONFIG SET appendonly yes"] {
+        assert_eq!(operator.ask(line), "+OK", "{line}");
+    }
+    timed("a host reboots while a server cannot end yet", || host.reboot());
+    assert!(host.journal().contains("Writing initial AOF, can't exit."), "it could end, so this proved nothing");
+    until("it is back", || host.try_ssh(&["systemctl", "is-active", "--quiet", "valkey@cache.service"]).status.success());
+    assert_eq!(site.client("n1", "cache").ask("DBSIZE"), ":2000");
+    site.settled();
 }

@@ -110,6 +110,59 @@ fn while_it_catches_up(post: &Post, daemon: &Daemon, moving: &Value) {
     assert!(plan["moves"][0].get("pace").is_none(), "one look has no pace");
 }
 
+/// 8 s for 2,500 keys: the server counts what it has written at each 1,024th, and a step waits 3 s.
+fn saves_slowly(post: &Post) {
+    let mut client = client(post, "state");
+    let sets: String = (0..2500).map(|key| format!("SET key:{key} value\r\n")).collect();
+    client.ask_many(&sets, 2500);
+    assert_eq!(client.ask("CONFIG SET rdb-key-save-delay 3200"), "+OK");
+}
+
+/// The one stage that is measured in keys: a save of a small instance is over in milliseconds, so here it is slow.
+#[test]
+fn a_move_as_a_snapshot_shows_how_many_keys_are_saved() {
+    let post = Post::bare();
+    let tables = |shard| tables(&post, shard, "0s").replace("[instances.cache]\n", "[instances.cache]\nmove = \"snapshot\"\n");
+    let first = post.commit(&tables("a"));
+    let daemon = post.start();
+    daemon.settles(&first);
+    saves_slowly(&post);
+    post.site.run(&["plan"]).expect(0);
+
+    let last = post.commit(&tables("b"));
+    let is_measured =
+        |status: &Value| stage(moving(status)) == Some("save") && moving(status)["pace"]["per_second"].as_u64() > Some(0);
+    let status = daemon.until("saving at some rate", is_measured);
+    while_it_saves(&daemon, &post, moving(&status));
+    // Not again when the old server ends.
+    assert_eq!(client(&post, "state").ask("CONFIG SET rdb-key-save-delay 0"), "+OK");
+
+    daemon.settles(&last);
+    daemon.until("at rest", |status| moving(status).is_null());
+    let scrape = daemon.metrics();
+    assert!(!scrape.contains("valkeeper_move_"), "{scrape}");
+    assert_eq!(client(&post, "there").ask("DBSIZE"), ":2500");
+}
+
+/// Status and scrape say the same, in keys and not in bytes.
+fn while_it_saves(daemon: &Daemon, post: &Post, moving: &Value) {
+    let names = ["join", "fence", "save", "carry", "open", "leave"];
+    assert_eq!(stages(moving).iter().map(|(stage, _)| stage.as_str()).collect::<Vec<_>>(), names);
+    assert_eq!((&moving["amount"]["of"], &moving["amount"]["total"]), (&"keys".into(), &2500.into()));
+    let (scrape, said) = (daemon.metrics(), daemon.say(&post.site, &["status"]).all());
+    let series = |name: &str| scrape.lines().find_map(|line| line.strip_prefix(&format!("{name}{{instance=\"cache\"}} ")));
+    let done = moving["amount"]["done"].to_string();
+    assert_eq!(series("valkeeper_move_done_keys"), Some(done.as_str()), "{scrape}");
+    assert_eq!(series("valkeeper_move_total_keys"), Some("2500"));
+    assert_eq!(series("valkeeper_move_attempt"), Some("1"), "a save that goes on is one");
+    assert!(series("valkeeper_move_left_seconds").is_some(), "{scrape}");
+    assert!(scrape.contains("valkeeper_move_stage{instance=\"cache\",stage=\"save\"} 1\n"), "{scrape}");
+    for absent in ["valkeeper_move_done_bytes{", "valkeeper_move_bytes_per_second{", "valkeeper_move_waiting{"] {
+        assert!(!scrape.contains(absent), "{absent} {scrape}");
+    }
+    assert!(said.contains("of 2500 keys of here written, ") && said.contains(" keys/s, "), "{said}");
+}
+
 /// Somebody fences the primary, and the daemon is told to leave it alone.
 #[test]
 fn a_fence_that_is_held_is_seen_and_lifted() {
