@@ -266,6 +266,8 @@ impl Passes {
             self.watching = Some("nobody: the fleet is suspended".to_owned());
         } else if let Err(held) = scene.fleet.acquire(&roots::holder("run")).await {
             self.watching = Some(held.why.clone());
+            // What was got elsewhere would keep whoever has the rest from acting, and both would watch for ever.
+            scene.fleet.release().await;
         }
         if before != self.watching {
             match &self.watching {

@@ -8,6 +8,7 @@
 pub mod binary;
 pub mod disk;
 mod foreign;
+mod manifests;
 pub mod member;
 pub mod memory;
 pub mod node;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use binary::{Binary, BinaryError, BinaryMemory};
+use manifests::Manifests;
 
 use crate::host::files::{FileError, Owner};
 use crate::host::layout::{Layout, PathNotText};
@@ -67,6 +69,7 @@ pub struct LocalNode {
     /// Which machine and folder this is; markers carry it.
     pub machine: String,
     binary: BinaryMemory,
+    manifests: Manifests,
 }
 
 /// Why a folder cannot be a node.
@@ -95,7 +98,15 @@ impl LocalNode {
         let layout = Layout::new(root)?;
         let machine = machine::identity(layout.root());
         let supervisor = Supervisor::Processes;
-        Ok(Self { layout, supervisor, server_user: None, surroundings, machine, binary: BinaryMemory::default() })
+        Ok(Self {
+            layout,
+            supervisor,
+            server_user: None,
+            surroundings,
+            machine,
+            binary: BinaryMemory::default(),
+            manifests: Manifests::default(),
+        })
     }
 
     /// The node that is this whole machine: its servers run under systemd, and this process has to be root. `prefix` is `/`
@@ -111,7 +122,15 @@ impl LocalNode {
             None => None,
         };
         let supervisor = Supervisor::Systemd(Box::default());
-        Ok(Self { layout, supervisor, server_user, surroundings, machine, binary: BinaryMemory::default() })
+        Ok(Self {
+            layout,
+            supervisor,
+            server_user,
+            surroundings,
+            machine,
+            binary: BinaryMemory::default(),
+            manifests: Manifests::default(),
+        })
     }
 
     /// Where throwaway servers run, and as whom.

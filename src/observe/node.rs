@@ -44,8 +44,8 @@ struct Folders {
 
 impl Folders {
     /// `of`: whose set-aside data is looked at.
-    fn read(layout: &Layout, of: SetAsideOf<'_>) -> Result<Self, LookError> {
-        Ok(Self { records: records(layout)?, set_aside: set_aside(layout, of)? })
+    fn read(node: &LocalNode, of: SetAsideOf<'_>) -> Result<Self, LookError> {
+        Ok(Self { records: records(&node.layout)?, set_aside: set_aside(node, of)? })
     }
 }
 
@@ -78,7 +78,7 @@ pub const SET_ASIDE_MARKER: &str = "marker.toml";
 pub async fn look(node: &Arc<LocalNode>) -> Result<(NodeFacts, Binary), LookError> {
     let binary = node.binary().await?;
     let running = Arc::new(Running::default());
-    let (folders, names) = read(node, |layout| Ok((Folders::read(layout, SetAsideOf::Everybody)?, names(layout)?))).await?;
+    let (folders, names) = read(node, |node| Ok((Folders::read(node, SetAsideOf::Everybody)?, names(&node.layout)?))).await?;
     // systemd takes its time to answer, and the servers need not wait for that.
     let scan = async { Ok(running.scan(node, &binary).await?) };
     let version = async { Ok(node.supervisor.version().await?) };
@@ -125,7 +125,7 @@ pub async fn look_at(node: &Arc<LocalNode>, name: Option<&InstanceName>, binary:
     }
     let systemd = async { Ok(node.supervisor.known_version().await?) };
     let of = name.cloned();
-    let folders = read(node, move |layout| Folders::read(layout, of.as_ref().map_or(SetAsideOf::Nobody, SetAsideOf::One)));
+    let folders = read(node, move |node| Folders::read(node, of.as_ref().map_or(SetAsideOf::Nobody, SetAsideOf::One)));
     let (folders, systemd) = tokio::try_join!(folders, systemd)?;
     Ok(facts(node, binary, members, folders, systemd))
 }
@@ -153,8 +153,8 @@ fn facts(
 }
 
 async fn capacity(node: &Arc<LocalNode>) -> Result<Capacity, LookError> {
-    read(node, |layout| {
-        let disk = machine::disk(&layout.data_root());
+    read(node, |node| {
+        let disk = machine::disk(&node.layout.data_root());
         let (disk_total_bytes, disk_free_bytes) = disk.unzip();
         Ok(Capacity {
             disk_total_bytes,
@@ -168,10 +168,10 @@ async fn capacity(node: &Arc<LocalNode>) -> Result<Capacity, LookError> {
 
 async fn read<T: Send + 'static>(
     node: &Arc<LocalNode>,
-    read: impl FnOnce(&Layout) -> Result<T, LookError> + Send + 'static,
+    read: impl FnOnce(&LocalNode) -> Result<T, LookError> + Send + 'static,
 ) -> Result<T, LookError> {
     let owned = Arc::clone(node);
-    let reading = tokio::task::spawn_blocking(move || read(&owned.layout));
+    let reading = tokio::task::spawn_blocking(move || read(&owned));
     match tokio::time::timeout(node.limits().look, reading).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(LookError::Lost(error.to_string())),
@@ -213,7 +213,8 @@ fn records(layout: &Layout) -> Result<BTreeMap<FleetName, Arc<FleetRecord>>, Loo
 }
 
 /// What was set aside. A folder whose manifest cannot be read is left alone and not shown.
-fn set_aside(layout: &Layout, of: SetAsideOf<'_>) -> Result<Vec<SetAside>, LookError> {
+fn set_aside(node: &LocalNode, of: SetAsideOf<'_>) -> Result<Vec<SetAside>, LookError> {
+    let layout = &node.layout;
     let root = layout.set_aside_root();
     let mut found = Vec::new();
     for name in files::names(&root)?.into_iter().filter(|name| of.has(name)) {
@@ -221,11 +222,13 @@ fn set_aside(layout: &Layout, of: SetAsideOf<'_>) -> Result<Vec<SetAside>, LookE
         if !files::exists(&folder.join(SET_ASIDE_MARKER)) {
             continue;
         }
-        let manifest = files::read_bounded(&folder.join(MANIFEST)).ok().flatten();
-        match manifest.and_then(|text| toml::from_str::<SetAside>(&text).ok()) {
+        match node.manifests.read(&folder.join(MANIFEST)) {
             Some(kept) if layout.set_aside(&kept.instance, &kept.uid) == folder => found.push(kept),
             Some(_) | None => tracing::warn!(folder = %folder.display(), "what was set aside here has no readable manifest"),
         }
+    }
+    if let SetAsideOf::Everybody = of {
+        node.manifests.keep(files::exists);
     }
     found.sort_by(|a, b| (&a.instance, &a.uid).cmp(&(&b.instance, &b.uid)));
     Ok(found)
