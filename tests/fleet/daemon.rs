@@ -232,10 +232,10 @@ fn an_agent_that_hangs_holds_up_its_own_node(site: &Site, daemon: &Daemon<'_>) {
     tell(n2, "-STOP", &hanging);
     declare(site, 6);
     daemon.until("n2 is unseen", |status| !is_seen(status, "n2"));
-    // A new agent can look, but the one that hangs has the right to act there.
     within(Duration::from_secs(40), || until("the others get theirs", || have(site, &["n1", "n3"], 6)));
-    let status = daemon.until("n2 says why", |status| status["instances"]["n2-1"]["state"] == "failed");
-    assert!(status["instances"]["n2-1"]["message"].as_str().unwrap().contains("hangs there"), "{status:#}");
+    // A new agent could look, but the one that hangs has the right to act there, and may still do what it has begun.
+    let status = daemon.until("n2 says why", |status| message(status, "n2").contains("hangs there"));
+    assert!(!is_seen(&status, "n2"), "{status:#}");
     assert!(have(site, &["n2"], 5));
     tell(n2, "-CONT", &hanging);
     daemon.until("settled again", is_settled);

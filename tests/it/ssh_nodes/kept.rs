@@ -87,6 +87,10 @@ fn a_node_that_hangs_holds_up_only_itself() {
     assert!(!seen(&status, "n2") || state(&status, "two") == "active", "{status:#}");
     let status = daemon.until(|status| !seen(status, "n2"));
     assert!(seen(&status, "n1"), "{status:#}");
+    // The next agent could look, but what the one that hangs has begun, it may still do.
+    let why = |status: &Value| status["nodes"]["n2"]["message"].as_str().unwrap_or_default().to_owned();
+    let status = daemon.until(|status| why(status).contains("an earlier agent"));
+    assert!(!seen(&status, "n2"), "{status:#}");
     signal(hung, "-CONT");
     daemon.until(|status| seen(status, "n2") && state(status, "two") == "active");
 }
