@@ -29,9 +29,12 @@ impl Manifests {
         Some(kept)
     }
 
-    /// Forgets those of which this is not so.
-    pub(super) fn keep(&self, is_there: impl Fn(&Path) -> bool) {
-        held::lock(&self.known).retain(|manifest, _| is_there(manifest));
+    /// Forgets those that are not there any more, if more are known than there `are`: a look that finds them all asks for none again.
+    pub(super) fn forget_gone(&self, are: usize) {
+        let mut known = held::lock(&self.known);
+        if known.len() > are {
+            known.retain(|manifest, _| files::exists(manifest));
+        }
     }
 }
 
@@ -53,7 +56,8 @@ mod tests {
             files::replace(&path, text(uid).as_bytes(), files::PRIVATE).unwrap();
             assert_eq!((0..2).map(|_| manifests.read(&path).unwrap().uid).collect::<Vec<_>>(), [uid, uid]);
         }
-        manifests.keep(|_| false);
+        files::remove(&path).unwrap();
+        manifests.forget_gone(0);
         assert!(manifests.known.lock().unwrap().is_empty());
     }
 }

@@ -228,7 +228,7 @@ fn set_aside(node: &LocalNode, of: SetAsideOf<'_>) -> Result<Vec<SetAside>, Look
         }
     }
     if let SetAsideOf::Everybody = of {
-        node.manifests.keep(files::exists);
+        node.manifests.forget_gone(found.len());
     }
     found.sort_by(|a, b| (&a.instance, &a.uid).cmp(&(&b.instance, &b.uid)));
     Ok(found)

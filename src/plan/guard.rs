@@ -3,7 +3,7 @@
 use super::found::{Found, Place, Places};
 use super::{Decision, Hand, Scene};
 use crate::model::action::Action;
-use crate::model::desired::{Desired, DesiredInstance, Ensure, Mode};
+use crate::model::desired::{Desired, Ensure, Mode};
 use crate::model::live::{Live, MemberFacts, Server};
 use crate::model::marker::Stage;
 use crate::model::name::InstanceName;
@@ -32,8 +32,7 @@ impl Budget {
         let is_seen =
             |places: &Places<'_>| places.seat.is_none_or(|seat| seat.nodes.iter().all(|node| live.seen(node).is_some()));
         let is_kept = |places: &Places<'_>| {
-            let kept = |instance: &DesiredInstance| instance.ensure == Ensure::Present && instance.mode == Mode::Correct;
-            places.desired.is_some_and(kept) && desired.mode == Mode::Correct
+            places.desired.is_some_and(|instance| instance.ensure == Ensure::Present) && !is_only_observed(desired, places)
         };
         let mut out = Vec::new();
         for (name, places) in &found.instances {
@@ -82,10 +81,13 @@ pub(super) fn count_deletes(desired: &Desired, found: &Found<'_>) -> usize {
     found.instances.iter().filter(|(_, places)| going(places) && standing(places)).count()
 }
 
+fn is_only_observed(desired: &Desired, places: &Places<'_>) -> bool {
+    desired.mode == Mode::Observe || places.desired.is_some_and(|instance| instance.mode == Mode::Observe)
+}
+
 /// Nothing is done to what is only observed, nor by the daemon to what is suspended.
 pub(super) fn rein_in(scene: &mut Scene<'_>, decision: &mut Decision, name: &InstanceName, places: &Places<'_>) {
-    let mode = places.desired.map_or(Mode::Correct, |instance| instance.mode);
-    let reason = if scene.desired.mode == Mode::Observe || mode == Mode::Observe {
+    let reason = if is_only_observed(scene.desired, places) {
         HeldReason::ObserveOnly
     } else {
         let now = scene.live.seen_nodes().map(|(_, node)| node.observed_at).max();
